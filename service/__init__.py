@@ -1,0 +1,1 @@
+"""What Temper knows and serves: specs, tricks, networks, inference, storage and HTTP."""
