@@ -1,0 +1,50 @@
+"""The history of a job: numbered events, only ever appended."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from service.storage.sessions import now
+from service.storage.tables import events
+
+KEPT_PROGRESS = 1000
+_THIN_EVERY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of a job: its number within the job from 1, kind, data and epoch seconds."""
+
+    number: int
+    kind: str
+    data: dict[str, Any]
+    at: float
+
+
+def append(c: Connection, project: str, job: str, kind: str, data: dict[str, Any]) -> int:
+    """Write the job's next event and return its number; the caller holds the job's row lock."""
+    last = c.execute(select(func.coalesce(func.max(events.c.number), 0)).where(events.c.job_id == job)).scalar_one()
+    number = int(last) + 1
+    c.execute(insert(events).values(job_id=job, number=number, project_id=project, kind=kind, data=data, at=now()))
+    if kind == "progress" and number % _THIN_EVERY == 0:
+        _thin(c, job)
+    return number
+
+
+def _thin(c: Connection, job: str) -> None:
+    """Forget all but the newest progress, so that a job of weeks stays readable."""
+    mine = (events.c.job_id == job, events.c.kind == "progress")
+    oldest = select(events.c.number).where(*mine).order_by(events.c.number.desc()).offset(KEPT_PROGRESS - 1).limit(1)
+    c.execute(delete(events).where(*mine, events.c.number < oldest.scalar_subquery()))
+
+
+def after(c: Connection, project: str, job: str, number: int, *, limit: int = 500) -> list[Event]:
+    """The job's events with a higher number, in order; none for another project's job."""
+    query = (
+        select(events.c.number, events.c.kind, events.c.data, events.c.at)
+        .where(events.c.project_id == project, events.c.job_id == job, events.c.number > number)
+        .order_by(events.c.number)
+        .limit(limit)
+    )
+    return [Event(*row) for row in c.execute(query)]
