@@ -1,0 +1,33 @@
+"""Adversarial training: part of the loss is taken at inputs moved against the network (science.md 12.1)."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from service.tricks.choices import only, tagged
+from service.tricks.norms import NORMS, NormName
+from service.values import Value
+
+
+class FGSMTraining(Value):
+    """(1 - weight) J(x) + weight J(x_adv), x_adv one FGSM step away (Goodfellow et al. 2015, section 6).
+
+    No gradient flows through x_adv. The perturbation is not clipped to the data's bounds, as in the paper.
+    """
+
+    method: Literal["fgsm"] = "fgsm"
+    norm: Annotated[NormName, only("linf", "l2")] = "linf"
+    epsilon: Annotated[float, Field(ge=0)]
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def perturb(self, x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Rows x [N, ...] moved by epsilon along the direction that raises `loss_of` most."""
+        leaf = x.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(loss_of(leaf), leaf)
+        return (x + self.epsilon * NORMS[self.norm].direction(slope)).detach()
+
+
+AdversarialTraining = Annotated[FGSMTraining, tagged("method", "fgsm")]

@@ -1,0 +1,113 @@
+"""Targets: what a head predicts, with which loss, and what its raw outputs mean (science.md 9, 10)."""
+
+import math
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from service.tricks.choices import only, refuse
+from service.values import Value
+
+VARIANCE_FLOOR = 1e-6
+
+
+def _fixed(value: Any) -> Any:
+    if value == "learned":
+        raise refuse("unknown-choice", "this release has fixed weights alone")
+    return value
+
+
+TargetWeight = Annotated[float, Field(gt=0, le=1e6), BeforeValidator(_fixed)]
+
+
+class Distribution(NamedTuple):
+    """What a head says of a row in the user's units: logits [.., C], or mean [.., D] and variance [.., D] or None."""
+
+    logits: Tensor | None = None
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+
+
+class Classification(Value):
+    """One of C classes; labels are indices, -1 where missing."""
+
+    task: Literal["classification"] = "classification"
+    name: str
+    loss: Annotated[Literal["cross_entropy", "focal"], only("cross_entropy")] = "cross_entropy"
+    weight: TargetWeight = 1.0
+    class_weights: Annotated[Any, only(None)] = None
+    label_smoothing: Annotated[float, only(0.0)] = 0.0
+    decision: Annotated[Any, only("argmax")] = "argmax"
+
+    def outputs(self, width: int) -> int:
+        """Raw outputs of the head for C = `width` classes."""
+        return width
+
+    def losses(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy in nats per row [N]; raw [N, C], labels int64 [N] without missing ones."""
+        return F.cross_entropy(raw, labels, reduction="none")
+
+    def missing(self, labels: Tensor) -> Tensor:
+        """Rows without a label, as booleans [N]."""
+        return labels < 0
+
+    def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
+        """The raw outputs as a distribution."""
+        return Distribution(logits=raw)
+
+
+class Regression(Value):
+    """D numbers, standardized inside the model; labels float32 [N, D] in normalized units, NaN where missing."""
+
+    task: Literal["regression"] = "regression"
+    name: str
+    loss: Annotated[Literal["mse", "mae", "huber", "gaussian_nll", "quantile"], only("mse", "gaussian_nll")] = "mse"
+    weight: TargetWeight = 1.0
+    output: Annotated[Literal["identity", "tanh"], only("identity")] = "identity"
+    noise_std: Annotated[Any, only(None)] = None
+
+    def outputs(self, width: int) -> int:
+        """Raw outputs of the head for D = `width` numbers: a mean each, and a variance with a Gaussian loss."""
+        return 2 * width if self.loss == "gaussian_nll" else width
+
+    def losses(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """Loss per row [N] in normalized units, the mean over the D outputs."""
+        if self.loss == "mse":
+            return (raw - labels).square().mean(-1)
+        mean, variance = gaussian(raw)
+        terms = 0.5 * (math.log(2 * math.pi) + variance.log() + (labels - mean).square() / variance)
+        return terms.mean(-1)
+
+    def missing(self, labels: Tensor) -> Tensor:
+        """Rows without a label, as booleans [N]: a row counts where all its numbers are there."""
+        return labels.isnan().any(-1)
+
+    def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
+        """The raw outputs in the target's own unit, mean and std being those of its training rows."""
+        if self.loss == "mse":
+            return Distribution(mean=raw * std + mean)
+        center, variance = gaussian(raw)
+        return Distribution(mean=center * std + mean, variance=variance * std.square())
+
+
+def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [.., D] of a Gaussian head's raw outputs [.., 2 D]; variance softplus + 1e-6 (Lakshminarayanan 2017)."""
+    center, spread = raw.chunk(2, dim=-1)
+    return center, F.softplus(spread) + VARIANCE_FLOOR
+
+
+def mean_loss(target: "Classification | Regression", raw: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss over the rows whose label is known; 0 without gradient where none is.
+
+    Missing labels are replaced before the loss sees them: NaN times 0 is NaN.
+    """
+    missing = target.missing(labels)
+    filled = torch.where(missing.view(-1, *[1] * (labels.ndim - 1)), torch.zeros_like(labels), labels)
+    losses = target.losses(raw, filled).masked_fill(missing, 0.0)
+    return losses.sum() / (~missing).sum().clamp(min=1)
+
+
+Target = Annotated[Classification | Regression, Field(discriminator="task")]

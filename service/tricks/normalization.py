@@ -1,0 +1,116 @@
+"""Normalization of inputs inside the model: everything above a network speaks the user's units (science.md 4)."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from service.values import Value
+
+Scope = Literal["feature", "channel", "all"]
+_BLOCK = 4096
+
+
+class Moments:
+    """Count, mean, standard deviation, minimum and maximum of rows, in float64, one block of rows at a time.
+
+    `axes` are the axes averaged over, the rows among them (Chan et al. 1979, pairwise update).
+    """
+
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        self.axes = axes
+        self.count = 0.0
+        self.mean: NDArray[np.float64] = np.zeros(1)
+        self._squares: NDArray[np.float64] = np.zeros(1)
+        self.low: NDArray[np.float64] = np.full(1, np.inf)
+        self.high: NDArray[np.float64] = np.full(1, -np.inf)
+
+    def add(self, block: NDArray[np.generic]) -> None:
+        """Take a block of rows into account."""
+        x = block.astype(np.float64)
+        count = float(np.prod([x.shape[axis] for axis in self.axes]))
+        mean = x.mean(axis=self.axes, keepdims=True)
+        squares = ((x - mean) ** 2).sum(axis=self.axes, keepdims=True)
+        delta, total = mean - self.mean, self.count + count
+        self._squares = self._squares + squares + delta**2 * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+        self.low = np.minimum(self.low, x.min(axis=self.axes, keepdims=True))
+        self.high = np.maximum(self.high, x.max(axis=self.axes, keepdims=True))
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Population standard deviation (ddof 0)."""
+        return np.asarray(np.sqrt(self._squares / max(self.count, 1)))
+
+
+def moments(x: NDArray[np.generic], rows: NDArray[np.int64], axes: tuple[int, ...]) -> Moments:
+    """The moments of some rows of an array that may be larger than memory."""
+    found = Moments(axes)
+    for start in range(0, len(rows), _BLOCK):
+        found.add(x[rows[start : start + _BLOCK]])
+    return found
+
+
+class Normalize(nn.Module):
+    """(x - shift) / scale per entry; the two buffers broadcast against a row."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shift: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x in normalized units."""
+        return (x.to(self.shift.dtype) - self.shift) / self.scale
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """z back in the user's units: scale z + shift."""
+        return z * self.scale + self.shift
+
+
+class Preprocessing(Value):
+    """How inputs and regression targets are brought to a common scale; fitted on the training rows only."""
+
+    normalize: Literal["standard", "minmax", "none"] = "standard"
+    per: Scope | None = None
+    normalize_targets: bool = True
+
+    def scope(self, kind: str, dtype: str) -> Scope:
+        """What shares one mean and scale: a column, a channel, or everything."""
+        if self.per is not None:
+            return self.per
+        if kind == "table":
+            return "feature"
+        return "all" if dtype == "uint8" else "channel"
+
+    def fit(self, x: NDArray[np.generic], rows: NDArray[np.int64], *, kind: str, plain: int = 0) -> Normalize:
+        """The normalizer of the training rows; the last `plain` columns of a table (one-hot) stay as they are.
+
+        Constant and nearly constant entries are shifted and divided by 1: their spread is rounding noise.
+        """
+        shape = x.shape[1:]
+        if self.normalize == "none":
+            return Normalize(torch.zeros((1,) * max(len(shape), 1)), torch.ones((1,) * max(len(shape), 1)))
+        found = moments(x, rows, _axes(self.scope(kind, str(x.dtype)), len(shape)))
+        shift, scale = (found.mean, found.std) if self.normalize == "standard" else (found.low, found.high - found.low)
+        scale = np.where(scale <= np.finfo(np.float32).eps * np.maximum(abs(found.low), abs(found.high)), 1.0, scale)
+        if plain:
+            shift = np.broadcast_to(shift, (1, *shape)).copy()
+            scale = np.broadcast_to(scale, (1, *shape)).copy()
+            shift[..., -plain:], scale[..., -plain:] = 0.0, 1.0
+        return Normalize(torch.tensor(shift[0], dtype=torch.float32), torch.tensor(scale[0], dtype=torch.float32))
+
+
+def _axes(scope: Scope, rank: int) -> tuple[int, ...]:
+    """Axes of [N, *shape] to average over; a channel is the last of three axes, and [H, W] has one channel."""
+    if scope == "feature":
+        return (0,)
+    if scope == "all" or rank == 2:
+        return tuple(range(rank + 1))
+    return tuple(range(rank)) if rank > 1 else (0,)

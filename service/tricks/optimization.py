@@ -1,0 +1,125 @@
+"""Optimizers, learning rate schedules and gradient clipping."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from service.values import ITEMS, Value
+
+Rate = Annotated[float, Field(gt=0, le=1000)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class SGD(Value):
+    """Stochastic gradient descent, with (Nesterov) momentum."""
+
+    type: Literal["sgd"] = "sgd"
+    learning_rate: Rate = 0.1
+    momentum: Momentum = 0.9
+    nesterov: bool = False
+
+    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer of a network's weights and of its other parameters (biases, gains)."""
+        nesterov = self.nesterov and self.momentum > 0
+        return torch.optim.SGD([*weights, *others], lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True)
+
+    def step_sizes(self, optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The length of a proximal step at each weight: the learning rate."""
+        return [torch.tensor(float(optimizer.param_groups[0]["lr"]), device=weight.device) for weight in weights]
+
+
+class _Adaptive(Value):
+    """What Adam and AdamW share."""
+
+    learning_rate: Rate = 1e-3
+    betas: Annotated[tuple[Momentum, Momentum], ITEMS] = (0.9, 0.999)
+
+    def step_sizes(self, optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Per coordinate lr / (sqrt(v_hat) + eps): a proximal step in Adam's own metric (science.md 5)."""
+        group = optimizer.param_groups[0]
+        states = [optimizer.state[weight] for weight in weights]
+        correction = 1.0 - group["betas"][1] ** float(states[0]["step"])
+        sizes = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
+        torch._foreach_div_(sizes, math.sqrt(correction))
+        torch._foreach_add_(sizes, group["eps"])
+        torch._foreach_reciprocal_(sizes)
+        torch._foreach_mul_(sizes, group["lr"])
+        return list(sizes)
+
+
+class Adam(_Adaptive):
+    """Adam (Kingma and Ba 2015)."""
+
+    type: Literal["adam"] = "adam"
+
+    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer of a network's weights and of its other parameters (biases, gains)."""
+        return torch.optim.Adam([*weights, *others], lr=self.learning_rate, betas=self.betas, fused=True)
+
+
+class AdamW(_Adaptive):
+    """Adam with decoupled weight decay, w <- (1 - lr weight_decay) w, of weights alone (Loshchilov and Hutter 2019)."""
+
+    type: Literal["adamw"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+
+    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer of a network's weights and of its other parameters (biases, gains), which do not decay."""
+        groups = [{"params": list(weights), "weight_decay": self.weight_decay}, {"params": list(others), "weight_decay": 0.0}]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate, betas=self.betas, fused=True)
+
+
+class Constant(Value):
+    """The learning rate as it is."""
+
+    type: Literal["constant"] = "constant"
+
+    def multiplier(self, step: int, *, steps_per_epoch: int, steps: int) -> float:
+        """What multiplies the learning rate at a step counted from 0."""
+        return 1.0
+
+
+class StepDecay(Value):
+    """Times `factor` after each `every` epochs."""
+
+    type: Literal["step"] = "step"
+    every: Annotated[int, Field(ge=1)]
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    def multiplier(self, step: int, *, steps_per_epoch: int, steps: int) -> float:
+        """What multiplies the learning rate at a step counted from 0."""
+        return self.factor ** (step // steps_per_epoch // self.every)
+
+
+class Cosine(Value):
+    """Half a cosine from 1 to `final` over all epochs, per step, after a linear warm-up (Loshchilov and Hutter 2017)."""
+
+    type: Literal["cosine"] = "cosine"
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0
+
+    def multiplier(self, step: int, *, steps_per_epoch: int, steps: int) -> float:
+        """What multiplies the learning rate at a step counted from 0."""
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        share = (step - warmup) / max(steps - warmup, 1)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+class GradientClip(Value):
+    """Scale the whole gradient down to this L2 norm."""
+
+    norm: Annotated[float, Field(gt=0)]
+
+    def __call__(self, parameters: Sequence[Tensor]) -> None:
+        """Clip the gradients in place."""
+        torch.nn.utils.clip_grad_norm_(parameters, self.norm, foreach=True)
+
+
+Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="type")]
+Schedule = Annotated[Constant | StepDecay | Cosine, Field(discriminator="type")]

@@ -1,0 +1,141 @@
+"""Penalties on weights: the objective is the mean data loss plus the sum of these (science.md 5).
+
+Each acts at one or two moments of a step: it adds to the gradient before the optimizer's step, or shrinks and projects
+the weights after it. None of them is a term of the autograd graph, and none loops over parameters in Python.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from service.values import ITEMS, Value
+
+Alpha = Annotated[float, Field(ge=0, le=1e6)]
+Tensors = Sequence[Tensor]
+
+
+class _Penalty(Value):
+    """What all share: which layers, and whether biases and gains are meant too."""
+
+    layers: Annotated[tuple[str, ...], ITEMS] | None = None
+    parameters: Literal["weights", "all"] = "weights"
+
+    proximal: ClassVar[bool] = False
+    """Whether `shrink` needs the step size of every coordinate."""
+    projects: ClassVar[bool] = False
+    """Whether it is a constraint, applied after all shrinking."""
+    spares_heads: ClassVar[bool] = False
+    """Whether its default layers leave the heads out."""
+
+    def value(self, weights: Tensors) -> Tensor:
+        """The penalty's part of the objective."""
+        raise TypeError(f"{type(self).__name__} has no value")
+
+    def add_gradient(self, weights: Tensors) -> None:
+        """Add the penalty's gradient to `.grad`, before clipping and the optimizer's step."""
+
+    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
+        """Shrink or project the weights in place, after the optimizer's step."""
+
+
+class L2(_Penalty):
+    """alpha * sum w^2, whose gradient is 2 alpha w; decoupled: w <- (1 - lr alpha) w instead (AdamW's decay)."""
+
+    type: Literal["l2"] = "l2"
+    alpha: Alpha
+    decoupled: bool = False
+
+    def value(self, weights: Tensors) -> Tensor:
+        """alpha * sum w^2; decoupled decay is not the gradient of anything and counts 0."""
+        return weights[0].new_zeros(()) if self.decoupled else self.alpha * _squares(weights)
+
+    def add_gradient(self, weights: Tensors) -> None:
+        if not self.decoupled and self.alpha:
+            torch._foreach_add_(_gradients(weights), list(weights), alpha=2 * self.alpha)
+
+    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
+        if self.decoupled and self.alpha:
+            torch._foreach_mul_(list(weights), 1 - learning_rate * self.alpha)
+
+
+class L1(_Penalty):
+    """alpha * sum |w| by a proximal step, w <- sign(w) max(|w| - t, 0), so that zeros are exact (ISTA; t = step * alpha)."""
+
+    type: Literal["l1"] = "l1"
+    alpha: Alpha
+
+    proximal: ClassVar[bool] = True
+
+    def value(self, weights: Tensors) -> Tensor:
+        return self.alpha * _magnitudes(weights)
+
+    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
+        _soft_threshold(weights, step_sizes, self.alpha)
+
+
+class ElasticNet(_Penalty):
+    """l1 * sum |w| + l2 * sum w^2: soft threshold, then division by 1 + 2 step l2 (Zou and Hastie 2005)."""
+
+    type: Literal["elastic_net"] = "elastic_net"
+    l1: Alpha
+    l2: Alpha
+
+    proximal: ClassVar[bool] = True
+
+    def value(self, weights: Tensors) -> Tensor:
+        return self.l1 * _magnitudes(weights) + self.l2 * _squares(weights)
+
+    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
+        _soft_threshold(weights, step_sizes, self.l1)
+        divisors = torch._foreach_mul(list(step_sizes), 2 * self.l2)
+        torch._foreach_add_(divisors, 1.0)
+        torch._foreach_div_(list(weights), divisors)
+
+
+class MaxNorm(_Penalty):
+    """No unit's incoming weights are longer than `limit`: w <- w min(1, limit / |w|) after every step (Srivastava 2014)."""
+
+    type: Literal["max_norm"] = "max_norm"
+    limit: Annotated[float, Field(gt=0, le=1e6)]
+
+    projects: ClassVar[bool] = True
+    spares_heads: ClassVar[bool] = True
+
+    def value(self, weights: Tensors) -> Tensor:
+        """A constraint adds nothing to the objective."""
+        return weights[0].new_zeros(())
+
+    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
+        matrices = [weight for weight in weights if weight.ndim >= 2]
+        factors = [torch.linalg.vector_norm(weight.flatten(1), dim=1) for weight in matrices]
+        torch._foreach_clamp_min_(factors, self.limit)
+        torch._foreach_reciprocal_(factors)
+        torch._foreach_mul_(factors, self.limit)
+        torch._foreach_mul_(matrices, [factor.view(-1, *[1] * (weight.ndim - 1)) for factor, weight in zip(factors, matrices, strict=True)])
+
+
+def _gradients(weights: Tensors) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
+
+
+def _squares(weights: Tensors) -> Tensor:
+    return torch.stack(torch._foreach_norm(list(weights))).square().sum()
+
+
+def _magnitudes(weights: Tensors) -> Tensor:
+    return torch.stack(torch._foreach_norm(list(weights), 1)).sum()
+
+
+def _soft_threshold(weights: Tensors, step_sizes: Tensors, alpha: float) -> None:
+    """w <- w - clip(w, -t, t), which is exactly 0 where |w| <= t = step size times alpha."""
+    thresholds = torch._foreach_mul(list(step_sizes), alpha)
+    # A step size that is one number for the whole weight comes as a tensor of rank 0.
+    lower = torch._foreach_neg(thresholds)
+    clipped = [torch.clamp(weight, low, high) for weight, low, high in zip(weights, lower, thresholds, strict=True)]
+    torch._foreach_sub_(list(weights), clipped)
+
+
+Regularizer = Annotated[L1 | L2 | ElasticNet | MaxNorm, Field(discriminator="type")]
