@@ -1,0 +1,72 @@
+"""Contradictions within a spec: flaws that refuse it, warnings that do not."""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
+
+from service.errors import Flaw, Invalid
+from service.estimate import Cost, slot_memory
+from service.nets.base import LayerInfo
+from service.settings import Settings
+from service.spec import TrainSpec
+
+Flaws = Iterator[Flaw]
+
+
+def refuse(*found: Flaws) -> None:
+    """Raises Invalid when there is any flaw."""
+    flaws = [flaw for group in found for flaw in group]
+    if flaws:
+        raise Invalid(flaws[:20])
+
+
+def as_name(text: str) -> str:
+    """A dataset's name as a model's: lower case, other characters as dashes."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:64]
+    return name if name and not re.match(r"ds_|job_|mdl_|key_", name) else f"model-{name}"[:64]
+
+
+def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) -> Flaws:
+    """What a spec says of layers that do not exist, or says twice."""
+    names = [layer.name for layer in layers]
+    covered: dict[str, set[str]] = {}
+    for i, penalty in enumerate(spec.regularizers):
+        for j, pattern in enumerate(penalty.layers or ()):
+            if not fnmatch.filter(names, pattern):
+                yield Flaw(f"/regularizers/{i}/layers/{j}", "inconsistent-spec", f"no layer {pattern!r}; there are {', '.join(names)}")
+        chosen = set(matching(penalty.layers, names, spare_heads=penalty.spares_heads))
+        twice = chosen & covered.setdefault(penalty.type, set())
+        if twice:
+            yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"two of type {penalty.type} on {', '.join(sorted(twice))}")
+        covered[penalty.type] |= chosen
+    if spec.architecture.batch_norm and spec.architecture.drops:
+        warnings.append(
+            Flaw(
+                "/architecture/dropout",
+                "dropout-before-batch-norm",
+                "batch norm after dropout sees another variance in training than later",
+            )
+        )
+
+
+def matching(patterns: Sequence[str] | None, names: Sequence[str], *, spare_heads: bool = False) -> list[str]:
+    """The layers that shell patterns name, in the network's order; None means all (or all but the heads)."""
+    if patterns is None:
+        return [name for name in names if not (spare_heads and name.startswith("head."))]
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def costs(spec: TrainSpec, cost: Cost, settings: Settings, machine_bytes: int) -> Flaws:
+    """What goes beyond the limits of this service."""
+    members = spec.ensemble.size
+    if members > settings.max_members:
+        yield Flaw("/ensemble/size", "cost-limit", f"at most {settings.max_members} members")
+    if spec.epochs > settings.max_epochs:
+        yield Flaw("/epochs", "value-out-of-range", f"at most {settings.max_epochs} epochs")
+    if cost.parameters > settings.max_parameters:
+        yield Flaw("/architecture", "cost-limit", f"{cost.parameters} parameters per member; the limit is {settings.max_parameters}")
+    elif cost.parameters * members > settings.max_job_parameters:
+        yield Flaw("/ensemble/size", "cost-limit", f"{cost.parameters * members} parameters; the limit is {settings.max_job_parameters}")
+    memory = int(0.8 * slot_memory(settings, machine_bytes))
+    if cost.memory_bytes > memory:
+        yield Flaw("/architecture", "cost-limit", f"about {cost.memory_bytes} bytes of memory; the limit is {memory}")

@@ -1,0 +1,126 @@
+"""Contradictions between a spec and its dataset, and between a split and what needs its parts."""
+
+from collections.abc import Sequence
+
+import torch
+
+from service.checks import Flaws
+from service.data.fields import Description, Field
+from service.errors import Flaw
+from service.spec import TrainSpec
+from service.tricks.multitask import Target
+from service.tricks.splits import Split
+
+MONITORS = {
+    "classification": ("loss", "error", "accuracy", "nll", "brier"),
+    "regression": ("loss", "rmse", "mae", "mse"),
+}
+
+
+def data(spec: TrainSpec, description: Description, parts: dict[str, int], warnings: list[Flaw]) -> Flaws:
+    """What a spec asks of its dataset and the dataset does not have."""
+    fields = {field.name: field for field in description.fields}
+    targets = spec.targets or ()
+    names = [target.name for target in targets]
+    for i, target in enumerate(targets):
+        yield from _target(f"/targets/{i}", target, fields, description)
+        if target.name in names[:i]:
+            yield Flaw(f"/targets/{i}/name", "inconsistent-spec", f"the target {target.name!r} is named twice")
+    yield from _features(spec, description, names, fields)
+    yield from _split(spec.split, description, parts, fields)
+    yield from _training(spec, parts, warnings)
+
+
+def _target(where: str, target: Target, fields: dict[str, Field], description: Description) -> Flaws:
+    field = fields.get(target.name)
+    if field is None or field.kind == "ignore" or (description.format == "npz" and target.name == "x"):
+        yield Flaw(f"{where}/name", "inconsistent-spec", f"the dataset has no target {target.name!r}; it has {', '.join(fields)}")
+        return
+    if target.task == "classification":
+        if field.kind in ("image", "tensor"):
+            yield Flaw(f"{where}/task", "inconsistent-spec", f"{target.name!r} holds arrays, which are no classes")
+        elif (field.classes is not None and len(field.classes) < 2) or (
+            field.classes is None and field.min is not None and field.min == field.max
+        ):
+            yield Flaw(f"{where}/name", "invalid-data", f"{target.name!r} has fewer than two classes")
+    elif field.discrete:
+        yield Flaw(f"{where}/task", "inconsistent-spec", f"{target.name!r} is {field.kind}; regression needs numbers")
+
+
+def _features(spec: TrainSpec, description: Description, targets: list[str], fields: dict[str, Field]) -> Flaws:
+    for key in ("use", "drop"):
+        for i, name in enumerate(getattr(spec.features, key) or ()):
+            if name not in fields:
+                yield Flaw(f"/features/{key}/{i}", "inconsistent-spec", f"the dataset has no field {name!r}")
+            elif name in targets and key == "use":
+                yield Flaw(f"/features/{key}/{i}", "inconsistent-spec", f"{name!r} is a target")
+    if any(name not in fields for name in targets):
+        return
+    yield from _inputs(spec, description.inputs(tuple(targets)))
+
+
+def _inputs(spec: TrainSpec, fields: tuple[Field, ...]) -> Flaws:
+    inputs = spec.features.select(fields)
+    if not inputs:
+        yield Flaw("/features", "inconsistent-spec", "no input is left")
+    elif len(inputs) > 1 and any(field.kind in ("image", "tensor") for field in inputs):
+        yield Flaw("/features", "inconsistent-spec", "an image or array is the only input")
+    if spec.features.missing == "error":
+        for field in inputs:
+            if field.missing:
+                yield Flaw("/features/missing", "inconsistent-spec", f"{field.name!r} misses {field.missing} values")
+
+
+def _split(split: object, description: Description, parts: dict[str, int], fields: dict[str, Field]) -> Flaws:
+    if isinstance(split, str) and not description.splits:
+        yield Flaw("/split", "inconsistent-spec", "the dataset carries no splits")
+        return
+    if isinstance(split, Split):
+        yield from _rows(split, description.rows)
+        for key in ("group", "time"):
+            name = getattr(split, key)
+            if name is not None and (name not in fields or fields[name].kind in ("image", "tensor")):
+                yield Flaw(f"/split/{key}", "inconsistent-spec", f"the dataset has no column {name!r}")
+            elif key == "time" and name is not None and fields[name].kind != "numeric":
+                yield Flaw("/split/time", "inconsistent-spec", f"{name!r} is not numeric, so that no row is newest")
+        if split.group is not None and split.time is not None:
+            yield Flaw("/split/time", "inconsistent-spec", "group and time exclude each other")
+    if parts["train"] < 1:
+        yield Flaw("/split", "inconsistent-spec", f"no training row is left of {description.rows}")
+
+
+def _rows(split: Split, rows: int) -> Flaws:
+    taken: set[int] = set()
+    for key in ("validation_rows", "test_rows"):
+        for i, row in enumerate(getattr(split, key) or ()):
+            if row >= rows:
+                yield Flaw(f"/split/{key}/{i}", "value-out-of-range", f"the dataset has rows 0 to {rows - 1}")
+            elif row in taken:
+                yield Flaw(f"/split/{key}/{i}", "inconsistent-spec", f"row {row} is named twice")
+            taken.add(row)
+
+
+def _training(spec: TrainSpec, parts: dict[str, int], warnings: list[Flaw]) -> Flaws:
+    train = parts["train"]
+    if isinstance(spec.batch_size, int) and spec.batch_size > max(train, 1):
+        yield Flaw("/batch_size", "value-out-of-range", f"there are {train} training rows")
+    stopping = spec.early_stopping
+    if stopping is not None:
+        if not parts["validation"]:
+            yield Flaw("/early_stopping", "inconsistent-spec", "early stopping needs validation rows")
+        yield from _monitor(stopping.monitor, spec.targets or ())
+        if stopping.patience > spec.epochs:
+            warnings.append(Flaw("/early_stopping/patience", "patience-beyond-epochs", "patience exceeds epochs, so that it never stops"))
+    if spec.device.startswith("cuda"):
+        number = int(spec.device.partition(":")[2] or 0)
+        if number >= torch.cuda.device_count():
+            yield Flaw("/device", "device-unavailable", f"there are {torch.cuda.device_count()} CUDA devices")
+
+
+def _monitor(monitor: str, targets: Sequence[Target]) -> Flaws:
+    choices = {"loss"}
+    for target in targets:
+        names = MONITORS[target.task]
+        choices |= {f"{target.name}.{name}" for name in names} | (set(names) if len(targets) == 1 else set())
+    if monitor not in choices:
+        yield Flaw("/early_stopping/monitor", "unknown-choice", f"this release monitors {', '.join(sorted(choices))}")

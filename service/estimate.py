@@ -1,0 +1,53 @@
+"""What a job will cost, before it is accepted: parameters, memory, floating point operations, steps."""
+
+import math
+from typing import NamedTuple
+
+from service.nets.network import Network
+from service.settings import Settings
+
+BASE_BYTES = 350 * 2**20
+"""A trainer with torch imported and nothing loaded."""
+COPIES = 7
+"""Of each parameter: weight, gradient, two moments, best, and the two buffers of a checkpoint."""
+
+
+class Cost(NamedTuple):
+    """Of a whole job, but for `parameters` and `steps`, which are one member's."""
+
+    parameters: int
+    memory_bytes: int
+    flops: int
+    steps: int
+
+
+class Load(NamedTuple):
+    """What a job has to do: rows and their encoded bytes, training rows of a member, batch size, epochs, members."""
+
+    rows: int
+    row_bytes: int
+    train: int
+    batch: int
+    epochs: int
+    max_steps: int | None
+    members: int
+
+
+def cost_of(network: Network, load: Load) -> Cost:
+    """The cost of training this network.
+
+    A step costs two operations per weight and row forward and four backward; memory holds the encoded dataset, the
+    copies of one member's parameters, and a batch's activations three times over.
+    """
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    every = math.ceil(load.train / load.batch) * load.epochs
+    steps = min(every, load.max_steps or every)
+    activations = 3 * 4 * load.batch * sum(site.units for site in network.sites)
+    memory = BASE_BYTES + load.rows * load.row_bytes + 4 * COPIES * parameters + activations
+    flops = 6 * parameters * min(load.train * load.epochs, steps * load.batch) * load.members
+    return Cost(parameters, memory, flops, steps)
+
+
+def slot_memory(settings: Settings, machine_bytes: int) -> int:
+    """Memory of one slot: a setting, else the machine's shared among the slots."""
+    return settings.slot_memory_bytes or machine_bytes // settings.slots

@@ -1,0 +1,111 @@
+"""The multi-layer perceptron, plain or residual."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from service.nets.base import linear
+from service.tricks.choices import refuse
+from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
+from service.values import ITEMS, Value
+
+Width = Annotated[int, Field(ge=1)]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
+
+
+class MLP(Value):
+    """Linear layers with activations; an empty `hidden` is a linear model. Inputs of any shape are flattened row-major."""
+
+    type: Literal["mlp"] = "mlp"
+    hidden: Annotated[tuple[Width, ...], ITEMS, Field(max_length=128)]
+    activation: ActivationName = "relu"
+    bias: bool = True
+    batch_norm: bool = False
+    residual: bool = False
+    init: Literal["torch", "he", "glorot"] = "torch"
+    dropout: DropoutRates | None = None
+    logit_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MLP":
+        rates = self.dropout.hidden if self.dropout else ()
+        if len(rates) not in (0, 1, len(self.hidden)):
+            raise refuse("inconsistent-spec", f"{len(rates)} rates for {len(self.hidden)} layers", pointer="/dropout/hidden")
+        if self.residual and (len(self.hidden) % 2 == 0 or len(set(self.hidden)) > 1):
+            message = "a residual mlp is a stem and pairs of layers, all of one width"
+            raise refuse("inconsistent-spec", message, pointer="/hidden")
+        return self
+
+    @property
+    def drops(self) -> bool:
+        """Whether training drops any unit."""
+        return self.dropout is not None and self.dropout.drops
+
+    def build(self, shape: tuple[int, ...], generator: torch.Generator | None) -> "Perceptron":
+        """The trunk for inputs of this shape; without a generator its weights stay unset."""
+        return Perceptron(self, torch.Size(shape).numel(), generator)
+
+
+class Layer(nn.Module):
+    """Linear, batch norm, activation."""
+
+    def __init__(self, spec: MLP, inputs: int, outputs: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.linear = linear(inputs, outputs, bias=spec.bias, how=spec.init, generator=generator)
+        self.norm = nn.BatchNorm1d(outputs) if spec.batch_norm else None
+        if self.norm is not None:
+            # Running statistics move by a fixed momentum, so that the count of batches is of no use.
+            self.norm.num_batches_tracked = None
+        self.activation = ACTIVATIONS[spec.activation]
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Features [.., N, F]; a residual input is added before the activation."""
+        x = self.linear(x)
+        if self.norm is not None:
+            x = self.norm(x.flatten(0, -2)).view_as(x)
+        return self.activation(x if skip is None else x + skip)
+
+
+class Perceptron(nn.Module):
+    """The trunk of an `MLP`."""
+
+    def __init__(self, spec: MLP, inputs: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        widths = (inputs, *spec.hidden)
+        self.hidden = nn.ModuleList([Layer(spec, before, after, generator) for before, after in pairwise(widths)])
+        self.residual = spec.residual
+        self.features = widths[-1]
+        dropout = spec.dropout or Dropout()
+        rates = dropout.hidden_rates(len(spec.hidden))
+        hidden = [Site(f"hidden.{i}", width, rate) for i, (width, rate) in enumerate(zip(spec.hidden, rates, strict=True))]
+        self.sites = (Site("input", inputs, dropout.input), *hidden)
+
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:
+        """Features [.., N, F] of normalized inputs [N, ...]."""
+        x = gate(x.flatten(1), self.sites[0])
+        skip = x
+        for i, (layer, site) in enumerate(zip(self.hidden, self.sites[1:], strict=True)):
+            closes_pair = self.residual and i > 0 and i % 2 == 0
+            x = gate(layer(x, skip if closes_pair else None), site)
+            if i % 2 == 0:
+                skip = x
+        return x
+
+    def linears(self) -> dict[str, nn.Module]:
+        """Layers with weights by their stable names."""
+        return {f"hidden.{i}": layer for i, layer in enumerate(self.hidden)}

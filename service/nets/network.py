@@ -1,0 +1,109 @@
+"""`Network` = preprocess -> trunk -> heads: raw inputs in, distributions in the user's units out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from service.nets import Architecture
+from service.nets.base import LayerInfo, linear
+from service.tricks.dropout import SCALED, Gate, Site
+from service.tricks.multitask import Distribution, Target
+from service.tricks.normalization import Normalize
+
+
+class NetworkSpec(NamedTuple):
+    """What a network is built from: inputs of `shape`, and each target with its classes or dimensions."""
+
+    architecture: Architecture
+    shape: tuple[int, ...]
+    targets: tuple[Target, ...]
+    widths: tuple[int, ...]
+
+
+class Scale(nn.Module):
+    """Mean and standard deviation of a target's training rows: buffers [D], 0 and 1 for classes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+
+class Network(nn.Module):
+    """One member: everything above it speaks in the inputs' and the targets' own units."""
+
+    def __init__(self, spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.preprocess = preprocess
+        self.scales = nn.ModuleList(scales)
+        self.trunk = spec.architecture.build(spec.shape, generator)
+        how = spec.architecture.init
+        self.heads = nn.ModuleList(
+            linear(self.trunk.features, target.outputs(width), bias=True, how=how, generator=generator)
+            for target, width in zip(spec.targets, spec.widths, strict=True)
+        )
+
+    def forward(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Tensor]:
+        """Raw outputs by target [.., N, outputs]; logits are already multiplied by `logit_scale`."""
+        features = self.trunk(self.preprocess(x), gate)
+        return {target.name: self._scaled(target, head(features)) for target, head in zip(self.spec.targets, self.heads, strict=True)}
+
+    def _scaled(self, target: Target, raw: Tensor) -> Tensor:
+        scale = self.spec.architecture.logit_scale
+        return raw * scale if scale != 1.0 and target.task == "classification" else raw
+
+    def distributions(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Distribution]:
+        """What each head says, in the user's units."""
+        raw = self(x, gate)
+        return {t.name: t.read(raw[t.name], scale.mean, scale.std) for t, scale in zip(self.spec.targets, self.units, strict=True)}
+
+    @property
+    def units(self) -> tuple[Scale, ...]:
+        """Each target's scale."""
+        return tuple(scale for scale in self.scales if isinstance(scale, Scale))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where units can be dropped."""
+        return self.trunk.sites
+
+    def layers(self) -> dict[str, nn.Module]:
+        """Layers with parameters by their stable names, heads last."""
+        return {**self.trunk.linears(), **{f"head.{t.name}": head for t, head in zip(self.spec.targets, self.heads, strict=True)}}
+
+    def learned(self) -> dict[str, Tensor]:
+        """Parameters and running statistics of this member by name: what distinguishes it from its siblings."""
+        shared = ("preprocess.", "scales.")
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(shared)}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the values of `learned()` of a network of the same spec."""
+        self.load_state_dict(tensors, strict=False)
+
+    def describe(self) -> tuple[LayerInfo, ...]:
+        """Each layer with its output's shape and its parameters."""
+        return tuple(
+            LayerInfo(name, "linear", (_outputs(layer),), sum(p.numel() for p in layer.parameters()))
+            for name, layer in self.layers().items()
+        )
+
+
+def _outputs(layer: nn.Module) -> int:
+    return next(m.out_features for m in layer.modules() if isinstance(m, nn.Linear))
+
+
+def is_weight(parameter: Tensor) -> bool:
+    """Whether penalties act on it by default: rank 2 and more, so neither bias nor gain."""
+    return parameter.ndim >= 2
+
+
+def weights_of(network: Network, layers: Sequence[str], *, everything: bool) -> list[Tensor]:
+    """The parameters of named layers: their weights, or everything."""
+    found = network.layers()
+    return [p for name in layers for p in found[name].parameters() if everything or is_weight(p)]

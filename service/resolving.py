@@ -1,0 +1,200 @@
+"""From a posted spec and its dataset to a plan: every default filled in, every contradiction found before work starts."""
+
+import os
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from service import checks, data_checks
+from service.data.columns import Columns
+from service.data.encoding import expected_shape
+from service.data.fields import Description, Field
+from service.data.labels import classes_of
+from service.errors import Flaw, Invalid, NotFound
+from service.estimate import Cost, Load, cost_of
+from service.flaws import flaws_of
+from service.nets.base import LayerInfo
+from service.nets.network import Network, NetworkSpec, Scale
+from service.settings import Settings
+from service.spec import JobSpec, RobustnessSpec, TrainSpec
+from service.tricks.bagging import Ensemble
+from service.tricks.multitask import Target
+from service.tricks.normalization import Normalize
+from service.tricks.splits import GIVEN, Split, sizes
+
+_JOB: TypeAdapter[TrainSpec | RobustnessSpec] = TypeAdapter(JobSpec)
+
+
+class Source(NamedTuple):
+    """A stored dataset: what is known of it, and the folder of its columns."""
+
+    id: str
+    name: str
+    description: Description
+    folder: Path
+    declared_targets: bool = True
+    """Whether its default targets were declared, not guessed."""
+
+
+class Plan(NamedTuple):
+    """A spec in which nothing is left open, what it will cost, and how it is cut into shards."""
+
+    spec: dict[str, Any]
+    kind: str
+    name: str
+    dataset_id: str
+    layers: tuple[LayerInfo, ...]
+    cost: Cost
+    shards: tuple[tuple[int, ...], ...]
+    warnings: tuple[Flaw, ...]
+
+
+def parse(raw: Any) -> TrainSpec | RobustnessSpec:
+    """The spec as typed values; raises Invalid."""
+    filled = {"kind": "train", **raw} if isinstance(raw, dict) else raw
+    try:
+        return _JOB.validate_python(filled)
+    except ValidationError as error:
+        raise Invalid(flaws_of(error, filled, model=JobSpec)) from error
+
+
+def resolve(raw: Any, lookup: Callable[[str], Source], settings: Settings) -> Plan:
+    """The plan of a training job; raises Invalid with every flaw that was found."""
+    source, flaw = _source(raw, lookup)
+    warnings: list[Flaw] = []
+    if source is not None:
+        raw = {**raw, "targets": _targets(raw.get("targets"), source, warnings)}
+    try:
+        spec = parse(raw)
+    except Invalid as error:
+        raise Invalid([*([flaw] if flaw else []), *error.flaws]) from error
+    if flaw is not None or source is None or isinstance(spec, RobustnessSpec):
+        raise Invalid([flaw or Flaw("/kind", "unknown-choice", "this kind of job is planned elsewhere")])
+    return _plan(spec, raw, source, settings, warnings)
+
+
+def _source(raw: Any, lookup: Callable[[str], Source]) -> tuple[Source | None, Flaw | None]:
+    """The dataset that a spec names, if it names one."""
+    name = raw.get("dataset") if isinstance(raw, dict) else None
+    if not isinstance(name, str):
+        return None, None
+    try:
+        return lookup(name), None
+    except NotFound:
+        return None, Flaw("/dataset", "not-found", "there is no such dataset")
+
+
+def _targets(raw: Any, source: Source, warnings: list[Flaw]) -> Any:
+    """The targets with their tasks put in, as a tagged union needs them."""
+    if raw is None:
+        if not source.declared_targets:
+            message = f"the last column, {source.description.targets[-1]!r}, was taken as the target"
+            warnings.append(Flaw("/targets", "guessed-target", message))
+        raw = [{"name": name} for name in source.description.targets]
+        if not raw:
+            names = ", ".join(field.name for field in source.description.fields if field.name != "x")
+            raise Invalid([Flaw("/targets", "missing-field", f"name the targets; the dataset has {names}")])
+    if not isinstance(raw, list):
+        return raw
+    return [{"task": _task(target, source.description), **target} if isinstance(target, dict) else target for target in raw]
+
+
+def _task(target: dict[str, Any], description: Description) -> str:
+    """Classification for what has classes, regression for numbers."""
+    fields = {field.name: field for field in description.fields}
+    field = fields.get(target["name"]) if isinstance(target.get("name"), str) else None
+    return "regression" if field is not None and not field.discrete and field.kind in ("numeric", "tensor", "image") else "classification"
+
+
+def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settings, warnings: list[Flaw]) -> Plan:
+    description = source.description
+    spec, parts = _split(spec, raw, description)
+    checks.refuse(data_checks.data(spec, description, parts, warnings))
+    network = blueprint(spec, source)
+    batch = len_batch(spec, parts["train"])
+    inputs = description.inputs(tuple(target.name for target in spec.targets or ()))
+    load = Load(
+        rows=description.rows,
+        row_bytes=sum(max(4, _width(field)) for field in inputs),
+        train=max(1, round(parts["train"] * spec.ensemble.fraction)),
+        batch=batch,
+        epochs=spec.epochs,
+        max_steps=spec.max_steps,
+        members=spec.ensemble.size,
+    )
+    cost = cost_of(network, load)
+    layers = network.describe()
+    checks.refuse(checks.network(spec, layers, warnings), checks.costs(spec, cost, settings, _machine_bytes()))
+    resolved = _filled(spec, source, tuple(layer.name for layer in layers), batch)
+    shards = _shards(spec.ensemble, settings.shards)
+    return Plan(resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings))
+
+
+def _split(spec: TrainSpec, raw: dict[str, Any], description: Description) -> tuple[TrainSpec, dict[str, int]]:
+    """The spec with its split and, where there is nothing to validate on, without early stopping."""
+    default: Split | Literal["given"] = GIVEN if description.splits else Split(validation=0.15, test=0.15)
+    split = spec.split if spec.split is not None else default
+    parts = sizes(split, description.rows, description.splits)
+    if not parts["validation"] and "early_stopping" not in raw:
+        return spec.model_copy(update={"split": split, "early_stopping": None}), parts
+    return spec.model_copy(update={"split": split}), parts
+
+
+def _width(field: Field) -> int:
+    entries = 1
+    for extent in field.shape:
+        entries *= extent
+    return entries * (1 if field.dtype == "uint8" else 4 * max(1, len(field.classes or ())))
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def len_batch(spec: TrainSpec, train: int) -> int:
+    """Rows of a batch: at most all training rows."""
+    if spec.batch_size == "full":
+        return max(train, 1)
+    return int(spec.batch_size) if spec.batch_size is not None else max(1, min(64, train))
+
+
+def blueprint(spec: TrainSpec, source: Source) -> Network:
+    """The network on the meta device, without memory: for shapes and counts."""
+    targets = spec.targets or ()
+    fields = {field.name: field for field in source.description.fields}
+    widths = tuple(width_of(target, fields[target.name], source.folder) for target in targets)
+    inputs = spec.features.select(source.description.inputs(tuple(target.name for target in targets)))
+    shape = expected_shape(inputs, spec.features)
+    with torch.device("meta"):
+        plain = Normalize(torch.zeros(1), torch.ones(1))
+        scales = [Scale(torch.zeros(1), torch.ones(1)) for _ in targets]
+        return Network(NetworkSpec(spec.architecture, shape, targets, widths), plain, scales, None)
+
+
+def width_of(target: Target, field: Field, folder: Path) -> int:
+    """Classes of a classification target, dimensions of a regression one."""
+    if target.task == "classification":
+        return len(classes_of(Columns(folder), field))
+    return max(1, torch.Size(field.shape).numel())
+
+
+def _filled(spec: TrainSpec, source: Source, layers: tuple[str, ...], batch: int) -> TrainSpec:
+    """The spec with names, layers and numbers in place of what was left open."""
+    hidden = tuple(name for name in layers if not name.startswith("head."))
+    regularizers = tuple(
+        penalty if penalty.layers is not None else penalty.model_copy(update={"layers": hidden if penalty.spares_heads else layers})
+        for penalty in spec.regularizers
+    )
+    name = spec.name or checks.as_name(source.name)
+    return spec.model_copy(update={"name": name, "regularizers": regularizers, "batch_size": spec.batch_size or batch})
+
+
+def _shards(ensemble: Ensemble, most: int) -> tuple[tuple[int, ...], ...]:
+    """Consecutive members, as evenly as can be, in at most `most` shards."""
+    count = min(ensemble.size, most)
+    bounds = [round(i * ensemble.size / count) for i in range(count + 1)]
+    return tuple(tuple(range(low, high)) for low, high in pairwise(bounds))

@@ -1,0 +1,142 @@
+"""`JobSpec`: the unions composed. What follows from a dataset is filled in by `service.resolving`."""
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from service.data.encoding import Features
+from service.nets import Architecture
+from service.tricks.adversarial import AdversarialTraining
+from service.tricks.attacks import Attack
+from service.tricks.augmentation import Augmentation
+from service.tricks.bagging import Ensemble
+from service.tricks.choices import only, refuse
+from service.tricks.modes import Asking
+from service.tricks.multitask import Target
+from service.tricks.normalization import Preprocessing
+from service.tricks.optimization import Adam, Constant, GradientClip, Optimizer, Schedule
+from service.tricks.penalties import Regularizer
+from service.tricks.splits import Split
+from service.tricks.stopping import EarlyStopping
+from service.values import ITEMS, NAME, Seed, Value
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise refuse("invalid-name", "names match [a-z0-9][a-z0-9._-]{0,63} and do not start with ds_, job_, mdl_ or key_")
+    return value
+
+
+def _labels(value: dict[str, str]) -> dict[str, str]:
+    if len(value) > 32 or any(len(key) > 256 or len(text) > 256 for key, text in value.items()):
+        raise refuse("value-out-of-range", "at most 32 labels of at most 256 characters")
+    return value
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str) and value != "given":
+        raise refuse("unknown-choice", 'a split is an object or "given"')
+    return Split.model_validate(value) if isinstance(value, dict) else value
+
+
+def _batch(value: Any) -> Any:
+    if value == "full" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise refuse("value-out-of-range", 'batch_size is "full" or a number from 1 to the training rows')
+
+
+def _device(value: str) -> str:
+    head, _, number = value.partition(":")
+    if value not in ("auto", "cpu", "cuda") and not (head == "cuda" and number.isdecimal() and len(number) < 4):
+        raise refuse("unknown-choice", "devices are auto, cpu, cuda, cuda:N")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Labels = Annotated[dict[str, str], AfterValidator(_labels)]
+BatchSize = Annotated[int | str, BeforeValidator(_batch)]
+DataSplit = Annotated[Split | Literal["given"], BeforeValidator(_split)]
+
+
+class Limits(Value):
+    """Bounds on a running job, in seconds."""
+
+    time_s: Annotated[float, Field(gt=0)] | None = None
+    stall_s: Annotated[float, Field(gt=0)] = 600
+
+
+class _Job(Value):
+    """What every kind of job has."""
+
+    name: Name | None = None
+    seed: Seed = 0
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    labels: Labels = Field(default_factory=dict)
+    limits: Limits = Limits()
+
+
+class TrainSpec(_Job):
+    """One training job of k >= 1 members; only `dataset` and `architecture` are required."""
+
+    kind: Literal["train"] = "train"
+    dataset: str
+    split: DataSplit | None = None
+    targets: Annotated[tuple[Target, ...], ITEMS, Field(min_length=1, max_length=64)] | None = None
+    features: Features = Features()
+    preprocessing: Preprocessing = Preprocessing()
+    architecture: Architecture
+    regularizers: Annotated[tuple[Regularizer, ...], ITEMS, Field(max_length=64)] = ()
+    augmentation: Annotated[tuple[Augmentation, ...], ITEMS, Field(max_length=32)] = ()
+    adversarial_training: AdversarialTraining | None = None
+    ensemble: Ensemble = Ensemble()
+    init: Annotated[Any, only(None)] = None
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Constant()
+    epochs: Annotated[int, Field(ge=1)] = 100
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    batch_size: BatchSize | None = None
+    gradient_clip: GradientClip | None = None
+    precision: Annotated[Literal["fp32", "bf16"], only("fp32")] = "fp32"
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    device: Annotated[str, AfterValidator(_device)] = "auto"
+    checkpoint_interval_s: Annotated[float, Field(ge=0)] = 1
+
+
+class RobustnessSpec(_Job, Asking):
+    """Attacks on a stored model over the rows of a part of its dataset, at each epsilon."""
+
+    kind: Literal["robustness"] = "robustness"
+    model: str
+    split: Literal["train", "validation", "test"] = "test"
+    rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    attacks: Annotated[tuple[Attack, ...], ITEMS, Field(min_length=1, max_length=16)]
+    epsilons: Annotated[tuple[Annotated[float, Field(ge=0)], ...], ITEMS, Field(min_length=1, max_length=64)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epsilons_belong_to_the_job(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("attacks"), list):
+            return value
+        for i, attack in enumerate(value["attacks"]):
+            if isinstance(attack, dict) and "epsilon" in attack:
+                raise refuse("unknown-field", "a robustness job has epsilons for all its attacks", pointer=f"/attacks/{i}/epsilon")
+        attacks = [{**attack, "epsilon": 0.0} if isinstance(attack, dict) else attack for attack in value["attacks"]]
+        return {**value, "attacks": attacks}
+
+    @field_validator("epsilons")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(low >= high for low, high in pairwise(value)):
+            raise refuse("value-out-of-range", "epsilons ascend")
+        return value
+
+    def dump(self) -> dict[str, Any]:
+        """The spec as JSON types, in the form in which it is sent."""
+        shown = super().dump()
+        for attack in shown["attacks"]:
+            del attack["epsilon"]
+        return shown
+
+
+JobSpec = Annotated[TrainSpec | RobustnessSpec, Field(discriminator="kind")]
