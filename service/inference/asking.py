@@ -1,0 +1,111 @@
+"""Asking a model at a point on its two axes: members times dropout masks, combined into one answer.
+
+Rows and masks are taken chunk by chunk, so that 65,536 masks need no more memory than a few.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from service.errors import ModeUnavailable, invalid
+from service.inference.model import Model
+from service.inference.pools import Answer, ClassPool, NumberPool, joined
+from service.nets.network import Network
+from service.seeds import derive
+from service.tricks.dropout import SCALED, Replayed, Site, draw_mask
+from service.tricks.modes import EXACT_UNITS, Axes
+from service.tricks.multitask import Distribution
+
+CHUNK_ENTRIES = 4_000_000
+"""Hidden units times rows times networks that are held at once."""
+Masks = dict[str, Tensor]
+
+
+@torch.inference_mode()
+def ask(model: Model, x: Tensor, axes: Axes, *, keep: bool = False) -> dict[str, Answer]:
+    """Each target's answer on rows x [N, ...] in the inputs' own units; `keep` also keeps what every network said."""
+    networks = [model.networks[i] for i in axes.members]
+    rows = max(1, CHUNK_ENTRIES // _units(networks[0]))
+    parts = [_ask(model, networks, chunk, axes, keep=keep) for chunk in x.split(rows)]
+    return {name: joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _units(network: Network) -> int:
+    return sum(site.units for site in network.sites) + 1
+
+
+def _ask(model: Model, networks: list[Network], x: Tensor, axes: Axes, *, keep: bool) -> dict[str, Answer]:
+    pools: dict[str, ClassPool | NumberPool] = {
+        target.name: ClassPool(axes.combine, keep=keep) if target.task == "classification" else NumberPool(keep=keep)
+        for target in model.spec.targets or ()
+    }
+    weights = network_weights(axes, len(networks))
+    for i, network in enumerate(networks):
+        at = 0
+        for masks, shares in mask_sets(network, axes, member=axes.members[i], rows=len(x)):
+            own = shares * weights[i] if weights.ndim == 1 else weights[i, at : at + len(shares)]
+            at += len(shares)
+            said = network.distributions(x, Replayed(masks) if masks else SCALED)
+            for name, answer in said.items():
+                pools[name].add(answer if masks else _with_axis(answer), own)
+    return {name: pool.answer() for name, pool in pools.items()}
+
+
+def _with_axis(said: Distribution) -> Distribution:
+    """The answers with a networks' axis in front."""
+    return Distribution(*(None if part is None else part.unsqueeze(0) for part in said))
+
+
+def network_weights(axes: Axes, count: int) -> Tensor:
+    """Weights of the networks: [K], shared among a member's masks, or [K, S] where a list names each network."""
+    if isinstance(axes.weights, str):
+        return torch.full((count,), 1.0 / count, dtype=torch.float64)
+    if axes.dropout == "exact":
+        raise ModeUnavailable("Every mask has its own probability; exact takes no list of weights.")
+    samples = axes.samples if axes.dropout == "monte_carlo" else 1
+    if len(axes.weights) != count * samples:
+        raise invalid("/weights", "shape-mismatch", f"{len(axes.weights)} weights for {count * samples} networks")
+    weights = torch.tensor(axes.weights, dtype=torch.float64)
+    return (weights / weights.sum()).view(count, samples)
+
+
+def mask_sets(network: Network, axes: Axes, *, member: int, rows: int) -> Iterator[tuple[Masks, Tensor]]:
+    """Chunks of masks by site, [S, 1, units], with the share of each in the average; none under weight scaling.
+
+    A mask is a subnetwork, the same for every row, so that a row's answer does not depend on its neighbours.
+    """
+    sites = [site for site in network.sites if site.rate > 0]
+    most = max(1, CHUNK_ENTRIES // (_units(network) * rows))
+    if axes.dropout == "weight_scaled":
+        yield {}, torch.ones(1, dtype=torch.float64)
+    elif axes.dropout == "exact":
+        yield from _all_masks(sites, most)
+    else:
+        yield from _drawn_masks(sites, axes, member, most)
+
+
+def _drawn_masks(sites: list[Site], axes: Axes, member: int, most: int) -> Iterator[tuple[Masks, Tensor]]:
+    samples = axes.samples if axes.dropout == "monte_carlo" else 1
+    streams = {site.name: torch.Generator().manual_seed(derive(axes.seed, member, f"masks {site.name}")) for site in sites}
+    for start in range(0, samples, most):
+        count = min(most, samples - start)
+        masks = {
+            site.name: torch.stack([draw_mask((1, site.units), site.rate, streams[site.name]) for _ in range(count)]) for site in sites
+        }
+        yield masks, torch.full((count,), 1.0 / samples, dtype=torch.float64)
+
+
+def _all_masks(sites: list[Site], most: int) -> Iterator[tuple[Masks, Tensor]]:
+    """Every mask of at most 16 droppable units, with its probability."""
+    units = sum(site.units for site in sites)
+    if units > EXACT_UNITS:
+        raise ModeUnavailable(f"exact enumerates the masks of at most {EXACT_UNITS} droppable units; the network has {units}.")
+    every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=units)), dtype=torch.float64)
+    for kept in every.split(most):
+        masks, shares = {}, torch.ones(len(kept), dtype=torch.float64)
+        for site, part in zip(sites, kept.split([site.units for site in sites], dim=1), strict=True):
+            masks[site.name] = (part / (1 - site.rate)).to(torch.float32).unsqueeze(1)
+            shares = shares * torch.where(part > 0, 1 - site.rate, site.rate).prod(1)
+        yield masks, shares

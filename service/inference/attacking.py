@@ -1,0 +1,195 @@
+"""Attacks at once: rows in, what the deployed predictor says of them before and after, in the inputs' own units."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.data.encoding import ArrayInput, Encoding, NumericInput
+from service.errors import Flaw, Invalid, TooLarge, invalid
+from service.inference.asking import ask
+from service.inference.deployed import Deployed, DeployedNumbers
+from service.inference.model import Model
+from service.inference.pools import Answer, Classes, Numbers
+from service.inference.predicting import classes, column
+from service.inference.rows import category_text, read_rows
+from service.tricks.attacks import Attack, Attacked, Box, LossOf
+from service.tricks.modes import Asking, Axes
+from service.tricks.norms import NORMS
+
+MOST_PASSES = 2_000_000
+"""Rows times forward passes times networks of one answer; a robustness job has no such bound."""
+
+
+class AttackRequest(Asking):
+    """Rows with their labels, the attack, and the predictor that it is made on."""
+
+    inputs: list[Any]
+    labels: list[Any] | dict[str, list[Any]]
+    attack: Attack
+
+
+def box_of(attack: Attack, encoding: Encoding) -> Box:
+    """Bounds and movable entries of encoded rows; `"data"` is what the training rows spanned."""
+    array = encoding.array
+    if array is not None:
+        if attack.immutable:
+            raise invalid("/attack/immutable", "inconsistent-spec", "an image has no fields to keep")
+        low, high = (array.low, array.high) if attack.bounds == "data" else attack.bounds or (None, None)
+        return Box(torch.tensor(low), torch.tensor(high)) if low is not None and high is not None else Box()
+    return _table_box(attack, encoding)
+
+
+def _table_box(attack: Attack, encoding: Encoding) -> Box:
+    """Numeric columns move within their own bounds; categories and indicators stay."""
+    names = [number.name for number in encoding.numeric]
+    known = [number.name for number in encoding.inputs]
+    for i, name in enumerate(attack.immutable):
+        if name not in known:
+            raise invalid(f"/attack/immutable/{i}", "inconsistent-spec", f"there is no field {name!r}; there are {', '.join(known)}")
+    movable = torch.zeros(encoding.shape)
+    movable[: len(names)] = torch.tensor([float(name not in attack.immutable) for name in names])
+    if attack.bounds is None:
+        return Box(movable=movable)
+    low, high = torch.zeros(encoding.shape), torch.ones(encoding.shape)
+    for i, number in enumerate(encoding.numeric):
+        low[i], high[i] = (number.low, number.high) if attack.bounds == "data" else attack.bounds
+    return Box(low, high, movable)
+
+
+def bounds_used(attack: Attack, encoding: Encoding) -> Any:
+    """The bounds in force, by field; null for none."""
+    if attack.bounds is None:
+        return None
+    if attack.bounds != "data":
+        return list(attack.bounds)
+    return {c.name: [c.low, c.high] for c in encoding.inputs if isinstance(c, NumericInput | ArrayInput)}
+
+
+def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str, Any]:
+    """The attack's answer without the model's id; raises Invalid, ModeUnavailable, TooLarge."""
+    axes = request.axes(model)
+    target, names = _target(model)
+    rows = read_rows(request.inputs, model.encoding, most=most_rows)
+    _affordable(request.attack, axes, len(rows))
+    wanted = _wanted(request, target, len(rows))
+    x = torch.from_numpy(rows)
+    before = ask(model, x, axes)[target]
+    loss_of = _loss(model, axes, target, wanted=wanted, criterion=request.attack.criterion)
+    alive = ~loss_of.broken(x)
+    # A row that was wrong before is not attacked: its input comes back as it was.
+    moved = x.clone()
+    chosen = alive.nonzero().squeeze(1)
+    if len(chosen):
+        moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box_of(request.attack, model.encoding)).inputs
+    after = ask(model, moved, axes)[target]
+    return {
+        "mode": axes.mode,
+        **echo(axes),
+        "rows": len(rows),
+        "attack": {**request.attack.dump(), "bounds": bounds_used(request.attack, model.encoding)},
+        "targets": {target: {"clean": _said(before, names), "adversarial": _said(after, names)}},
+        "success": _success(loss_of, moved, alive, isinstance(before, Numbers)),
+        "inputs": decoded(moved, request.inputs, model.encoding),
+        "perturbation": {name: norm.length((moved - x).double()).tolist() for name, norm in NORMS.items()},
+    }
+
+
+def run(attack: Attack, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    """One attack on rows; epsilon 0 gives them back bit by bit."""
+    return Attacked(x.clone()) if attack.epsilon == 0 else attack(x, loss_of, box)
+
+
+def echo(axes: Axes) -> dict[str, Any]:
+    """The resolved point on the axes, as every answer shows it."""
+    weights = axes.weights if isinstance(axes.weights, str) else list(axes.weights)
+    members = axes.members_name
+    return {
+        "members": members,
+        "dropout": axes.dropout,
+        "combine": axes.combine,
+        "samples": axes.samples,
+        "seed": axes.seed,
+        "weights": weights,
+    }
+
+
+def _target(model: Model) -> tuple[str, tuple[str, ...] | None]:
+    """The target that is attacked: the first classification target, else the first."""
+    pairs = list(zip(model.spec.targets or (), model.classes, strict=True))
+    found = next((pair for pair in pairs if pair[1] is not None), pairs[0])
+    return found[0].name, found[1]
+
+
+def _affordable(attack: Attack, axes: Axes, rows: int) -> None:
+    networks = len(axes.members) * (axes.samples if axes.dropout == "monte_carlo" else 1)
+    if rows * attack.passes * networks > MOST_PASSES:
+        raise TooLarge("This attack is too much work for one answer; post a job of kind robustness.", slug="cost-limit")
+
+
+def _wanted(request: AttackRequest, target: str, rows: int) -> list[Any]:
+    where, labels = "/labels", request.labels
+    if isinstance(labels, dict):
+        if target not in labels:
+            raise invalid("/labels", "missing-field", f"labels of the target {target!r} are required")
+        where, labels = f"/labels/{target}", labels[target]
+    if len(labels) != rows:
+        raise invalid(where, "shape-mismatch", f"{len(labels)} labels for {rows} rows")
+    return labels
+
+
+def _loss(model: Model, axes: Axes, target: str, *, wanted: list[Any], criterion: str) -> Deployed | DeployedNumbers:
+    """The loss to raise on rows with these labels."""
+    names = next(names for known, names in zip(model.spec.targets or (), model.classes, strict=True) if known.name == target)
+    if names is None:
+        return DeployedNumbers(model, axes, target, _values(wanted))
+    return Deployed(model, axes, target, _labels(wanted, names), criterion)
+
+
+def _labels(wanted: list[Any], names: tuple[str, ...]) -> Tensor:
+    places = {name: i for i, name in enumerate(names)}
+    flaws = [
+        Flaw(f"/labels/{i}", "unknown-choice", f"a label is one of {', '.join(names[:20])}")
+        for i, value in enumerate(wanted)
+        if category_text(value) not in places
+    ]
+    if flaws:
+        raise Invalid(flaws[:20])
+    return torch.tensor([places[str(category_text(value))] for value in wanted])
+
+
+def _values(wanted: list[Any]) -> Tensor:
+    try:
+        values = np.asarray(wanted, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise invalid("/labels", "wrong-type", "the labels of a regression target are numbers") from None
+    return torch.from_numpy(values.reshape(len(wanted), -1)).float()
+
+
+def _said(said: Answer, names: tuple[str, ...] | None) -> dict[str, Any]:
+    """Prediction and, for classes, probabilities."""
+    if isinstance(said, Classes) and names is not None:
+        return classes(said, names, ("probabilities",))
+    return {"prediction": column(said.mean) if isinstance(said, Numbers) else []}
+
+
+def _success(loss_of: LossOf, moved: Tensor, alive: Tensor, regression: bool) -> list[bool | None]:
+    """Per row whether the attack changed the answer; null where it was wrong before, or is a number."""
+    if regression:
+        return [None] * len(moved)
+    broken = loss_of.broken(moved)
+    return [bool(fell) if attacked else None for fell, attacked in zip(broken, alive, strict=True)]
+
+
+def decoded(moved: Tensor, sent: list[Any], encoding: Encoding) -> list[Any]:
+    """Adversarial rows in the form of the request: arrays nested, tables as lists in the signature's order."""
+    if encoding.array:
+        return list(moved.tolist())
+    numbers = {number.name: i for i, number in enumerate(encoding.numeric)}
+    table = moved.tolist()
+    shown = []
+    for i, row in enumerate(sent):
+        values = row if isinstance(row, list) else [row[c.name] for c in encoding.inputs]
+        shown.append([table[i][numbers[c.name]] if c.name in numbers else value for c, value in zip(encoding.inputs, values, strict=True)])
+    return shown

@@ -1,0 +1,142 @@
+"""Metrics of a model at a point on its axes, over rows whose labels are known."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.inference import metrics
+from service.inference.asking import ask
+from service.inference.material import Material
+from service.inference.model import Model
+from service.inference.pools import Answer, Classes, Numbers
+from service.nets.network import Scale
+from service.tricks.modes import Axes
+from service.tricks.multitask import Target
+
+Found = dict[str, float | None]
+Rows = NDArray[np.int64]
+
+
+def measure(model: Model, material: Material, rows: Rows, axes: Axes) -> Found:
+    """Metrics by name over some rows; with several targets `<target>.<metric>` and the weighted `loss`."""
+    x, _ = material.rows(rows)
+    keep = model.regression and len(axes.members) > 1
+    answers = ask(model, x.float(), axes, keep=keep)
+    targets = model.spec.targets or ()
+    found = {t.name: of_answer(t, answers[t.name], material, rows, scale) for t, scale in zip(targets, material.scales, strict=True)}
+    if len(targets) == 1:
+        return found[targets[0].name]
+    named: Found = {f"{name}.{metric}": value for name, values in found.items() for metric, value in values.items()}
+    losses = [found[target.name].get("loss") for target in targets]
+    known = [target.weight * loss for target, loss in zip(targets, losses, strict=True) if loss is not None]
+    return {**named, "loss": sum(known) if len(known) == len(targets) else None}
+
+
+def of_answer(target: Target, answer: Answer, material: Material, rows: Rows, scale: Scale) -> Found:
+    """One target's metrics; null where one is not defined on these rows."""
+    if isinstance(answer, Classes):
+        found = metrics.classification(answer.probabilities.numpy(), material.labels[target.name][torch.from_numpy(rows)].numpy())
+        return _finite({**found, "loss": found.get("nll", math.nan)})
+    truth = material.originals[target.name][rows]
+    return _finite(_regression(answer, truth, scale.std.double().numpy(), gaussian=target.loss == "gaussian_nll"))
+
+
+def _regression(answer: Numbers, truth: NDArray[np.float64], std: NDArray[np.float64], *, gaussian: bool) -> dict[str, float]:
+    mean = answer.mean.numpy()
+    variance = answer.variance.numpy() if answer.aleatoric is not None and answer.variance is not None else None
+    kept = answer.members
+    members = None
+    if kept is not None and kept.mean is not None and kept.variance is not None:
+        members = {"mean": kept.mean.double().numpy(), "variance": kept.variance.double().numpy()}
+    found = metrics.regression(mean, truth, variance, members)
+    if not found:
+        return {}
+    if gaussian:
+        # The density of z = (y - m) / s is s times that of y.
+        found["loss"] = (found["nll"] - float(np.log(std).sum())) / len(std)
+    else:
+        found["loss"] = float(np.nanmean(((mean - truth) / std) ** 2))
+    return found
+
+
+def _finite(found: dict[str, float]) -> Found:
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float | None:
+    """The T that minimizes the NLL of softmax(logits / T) (Guo et al. 2017), by bisection on its slope in 1 / T.
+
+    The NLL is convex in b = 1 / T, with slope mean(E_p z - z_y); null where it falls for ever.
+    """
+    known = labels >= 0
+    z, y = logits[known].double(), labels[known]
+    if not len(y) or not torch.isfinite(z).all():
+        return None
+    right = z.gather(-1, y.unsqueeze(1)).squeeze(1)
+
+    def slope(b: float) -> float:
+        return float((((z * b).softmax(-1) * z).sum(-1) - right).mean())
+
+    low, high = 1e-3, 1e3
+    if slope(low) > 0 or slope(high) < 0:
+        return None
+    for _ in range(80):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return 1 / math.sqrt(low * high)
+
+
+def variance_decomposition(errors: NDArray[np.float64]) -> dict[str, float]:
+    """v, c and what they predict, from members' errors [K, N, ...] (uncentred; Deep Learning, section 7.11).
+
+    The squared error of the mean is v / k + (k - 1) c / k with v the mean square of an error and c the mean product of
+    two members' errors; squares are summed over trailing axes and averaged over rows.
+    """
+    k, n = errors.shape[:2]
+    flat = errors.reshape(k, -1)
+    second = flat @ flat.T / n
+    v = float(np.trace(second) / k)
+    c = float((second.sum() - np.trace(second)) / (k * (k - 1))) if k > 1 else v
+    mean = flat.mean(axis=0)
+    measured = float((mean**2).sum() / n)
+    ambiguity = float(((flat - mean) ** 2).sum() / n / k)
+    return {
+        "k": k, "v": v, "c": c, "predicted_error": v / k + (k - 1) * c / k, "measured_error": measured,
+        "mean_member_error": v, "ambiguity": ambiguity,
+    }  # fmt: skip
+
+
+def member_errors(answer: Answer, target: Target, material: Material, rows: Rows) -> tuple[str, NDArray[np.float64]] | None:
+    """The name of the error and every member's signed errors [K, N, ..] on rows with a label."""
+    if isinstance(answer, Classes):
+        labels = material.labels[target.name][torch.from_numpy(rows)].numpy()
+        if answer.members is None:
+            return None
+        p, known = answer.members.numpy(), np.asarray(labels >= 0)
+        return "brier", p[:, known] - np.eye(p.shape[-1])[labels[known]]
+    if answer.members is None or answer.members.mean is None:
+        return None
+    truth = material.originals[target.name][rows]
+    known = np.asarray(~np.isnan(truth).any(1))
+    # Per output, so that the error is the mse.
+    return "mse", (answer.members.mean.double().numpy()[:, known] - truth[known]) / math.sqrt(truth.shape[1])
+
+
+def jsonable_object(value: dict[str, Any]) -> dict[str, Any]:
+    """An object in which numbers that JSON has no words for are null."""
+    return {key: jsonable(item) for key, item in value.items()}
+
+
+def jsonable(value: Any) -> Any:
+    """A value in which numbers that JSON has no words for are null."""
+    if isinstance(value, dict):
+        return jsonable_object(value)
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,128 @@
+"""Measures of predictions against labels; fractions, not percent (spec.md, metrics)."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float64]
+TINY = 1e-45
+
+
+def classification(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
+    """Metrics of probabilities [N, C] on rows whose label is known; null-like NaN where one is undefined."""
+    known = labels >= 0
+    p, y = probabilities[known], labels[known]
+    if not len(y):
+        return {}
+    predicted, confidence = p.argmax(1), p.max(1)
+    accuracy = float((predicted == y).mean())
+    onehot = np.eye(p.shape[1])[y]
+    present = np.unique(y)
+    recall = np.array([(predicted[y == c] == c).mean() for c in present])
+    return {
+        "accuracy": accuracy,
+        "error": 1.0 - accuracy,
+        "balanced_accuracy": float(recall.mean()),
+        "f1_macro": _f1_macro(predicted, y),
+        "auroc": auroc_macro(p, y),
+        "nll": float(-np.log(np.maximum(p[np.arange(len(y)), y], TINY)).mean()),
+        "brier": float(((p - onehot) ** 2).sum(1).mean()),
+        "ece": expected_calibration_error(confidence, predicted == y),
+    }
+
+
+def _f1_macro(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Mean over the classes that occur in labels or predictions of 2 TP / (2 TP + FP + FN)."""
+    scores = []
+    for c in np.union1d(predicted, labels):
+        hits = float(((predicted == c) & (labels == c)).sum())
+        scores.append(2 * hits / float((predicted == c).sum() + (labels == c).sum()))
+    return float(np.mean(scores))
+
+
+def auroc_macro(p: Floats, labels: NDArray[np.int64]) -> float:
+    """Area under the ROC curve: of class 1 for two classes, else the mean over classes of one against the rest."""
+    classes = [1] if p.shape[1] == 2 else [c for c in range(p.shape[1]) if 0 < (labels == c).sum() < len(labels)]
+    areas = [auroc(p[:, c], labels == c) for c in classes]
+    return float(np.mean(areas)) if areas else math.nan
+
+
+def auroc(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Mann-Whitney U over n+ n-, ties counting one half; NaN without both classes."""
+    ups, downs = int(positive.sum()), int((~positive).sum())
+    if not ups or not downs:
+        return math.nan
+    _, codes, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts - 1) / 2.0
+    return float((middle[codes][positive].sum() - ups * (ups + 1) / 2) / (ups * downs))
+
+
+def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> float:
+    """Weighted mean |accuracy - confidence| over equal-width, right-closed bins (Guo et al. 2017, eq. 3)."""
+    return float(
+        sum(abs(bin_.accuracy - bin_.confidence) * bin_.count for bin_ in calibration_bins(confidence, correct, bins)) / len(correct)
+    )
+
+
+class Bin:
+    """Rows of similar confidence: how many, their mean confidence and their accuracy."""
+
+    def __init__(self, confidence: Floats, correct: NDArray[np.bool_]) -> None:
+        self.count = len(correct)
+        self.confidence = float(confidence.mean())
+        self.accuracy = float(correct.mean())
+
+
+def calibration_bins(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> list[Bin]:
+    """The bins that hold any row, from low to high confidence."""
+    places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return [Bin(confidence[places == b], correct[places == b]) for b in range(bins) if (places == b).any()]
+
+
+def regression(mean: Floats, truth: Floats, variance: Floats | None, members: Mapping[str, Floats] | None = None) -> dict[str, float]:
+    """Metrics of predictions [N, D] in the target's unit; nll is the density of the original target."""
+    known = ~np.isnan(truth).any(1)
+    mean, truth = mean[known], truth[known]
+    if not len(truth):
+        return {}
+    squares = (mean - truth) ** 2
+    spread = ((truth - truth.mean(0)) ** 2).sum()
+    found = {
+        "rmse": float(np.sqrt(squares.mean())),
+        "mse": float(squares.mean()),
+        "mae": float(np.abs(mean - truth).mean()),
+        "r2": float(1 - squares.sum() / spread) if spread > 0 else math.nan,
+    }
+    if variance is not None:
+        found["nll"] = float(gaussian_nll(mean, variance[known], truth).mean())
+    if members is not None:
+        logs = -gaussian_nll(members["mean"][:, known], members["variance"][:, known], truth)
+        found["nll_mixture"] = float(-(np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))).mean())
+    return found
+
+
+def gaussian_nll(mean: Floats, variance: Floats, truth: Floats) -> Floats:
+    """Negative log density [.., N], summed over the D outputs."""
+    terms = 0.5 * (np.log(2 * math.pi * variance) + (truth - mean) ** 2 / variance)
+    return np.asarray(terms.sum(-1))
+
+
+def quick(task: str, raw: Tensor, losses: Tensor, labels: Tensor, known: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """What every epoch measures on validation, as tensors of rank 0; losses are in normalized units, errors are not."""
+    count = known.sum().clamp(min=1)
+    loss = losses.masked_fill(~known, 0).sum() / count
+    if task == "classification":
+        hits = ((raw.argmax(-1) == labels) & known).sum() / count
+        p = raw.softmax(-1)
+        onehot = torch.zeros_like(p).scatter_(1, labels.clamp(min=0).unsqueeze(1), 1.0)
+        brier = (p - onehot).square().sum(-1).masked_fill(~known, 0).sum() / count
+        return {"loss": loss, "accuracy": hits, "error": 1 - hits, "nll": loss, "brier": brier}
+    mean = raw[..., : labels.shape[-1]]
+    errors = ((mean - labels) * scale).masked_fill(~known.unsqueeze(-1), 0)
+    size = count * labels.shape[-1]
+    mse = errors.square().sum() / size
+    return {"loss": loss, "mse": mse, "mae": errors.abs().sum() / size}

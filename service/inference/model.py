@@ -1,0 +1,100 @@
+"""A trained model: its members as networks, and all that a prediction has to know."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from service.data.encoding import Encoding
+from service.nets.network import Network, NetworkSpec, Scale
+from service.spec import TrainSpec
+from service.tricks.normalization import Normalize
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """k members over one encoding; `best` is the index of the member with the lowest monitor."""
+
+    spec: TrainSpec
+    encoding: Encoding
+    classes: tuple[tuple[str, ...] | None, ...]
+    networks: tuple[Network, ...]
+    best: int
+
+    @property
+    def size(self) -> int:
+        """k."""
+        return len(self.networks)
+
+    @property
+    def drops(self) -> bool:
+        """Whether any unit was dropped in training."""
+        return self.spec.architecture.drops
+
+    @property
+    def regression(self) -> bool:
+        """Whether any target is a number."""
+        return any(target.task == "regression" for target in self.spec.targets or ())
+
+    def describe(self) -> dict[str, Any]:
+        """`spec.json`: with `model.safetensors` all that rebuilds the model."""
+        return {
+            "format": FORMAT,
+            "spec": self.spec.dump(),
+            "encoding": self.encoding.dump(),
+            "classes": self.classes,
+            "shape": self.networks[0].spec.shape,
+            "widths": self.networks[0].spec.widths,
+            "members": self.size,
+            "best": self.best,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors of all members by name; normalizers are shared and stand once."""
+        first = self.networks[0]
+        shared = {name: tensor for name, tensor in first.state_dict().items() if name.startswith(("preprocess.", "scales."))}
+        own = {f"members.{i}.{name}": tensor for i, network in enumerate(self.networks) for name, tensor in network.learned().items()}
+        return shared | own
+
+
+def rebuild(description: Mapping[str, Any], content: bytes) -> Model:
+    """The model of a `spec.json` and the bytes of its `model.safetensors`."""
+    if description["format"] > FORMAT:
+        raise ValueError(f"format {description['format']} is newer than this release, which reads {FORMAT}")
+    tensors = load(content)
+    spec = TrainSpec.model_validate(description["spec"])
+    targets = spec.targets or ()
+    network_spec = NetworkSpec(spec.architecture, tuple(description["shape"]), targets, tuple(description["widths"]))
+    preprocess = Normalize(tensors["preprocess.shift"], tensors["preprocess.scale"])
+    scales = [Scale(tensors[f"scales.{i}.mean"], tensors[f"scales.{i}.std"]) for i in range(len(targets))]
+    networks = tuple(_member(network_spec, preprocess, scales, tensors, i) for i in range(description["members"]))
+    classes = tuple(tuple(names) if names is not None else None for names in description["classes"])
+    return Model(spec, Encoding.model_validate(description["encoding"]), classes, networks, description["best"])
+
+
+def _member(spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], tensors: Mapping[str, Tensor], i: int) -> Network:
+    network = Network(spec, preprocess, scales, None)
+    prefix = f"members.{i}."
+    network.load({name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)})
+    return serving(network)
+
+
+def serving(network: Network) -> Network:
+    """The network as it is asked: in evaluation, its weights without gradients."""
+    return network.eval().requires_grad_(False)
+
+
+def from_json(text: bytes, content: bytes) -> Model:
+    """The model of the two files' bytes."""
+    return rebuild(json.loads(text), content)
+
+
+def as_tensor(rows: Any) -> Tensor:
+    """Encoded rows as a float tensor."""
+    return torch.as_tensor(rows).to(torch.float32)

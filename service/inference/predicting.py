@@ -1,0 +1,106 @@
+"""Answers as columns: what a prediction says of its rows, target by target (spec.md, predictions)."""
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+from torch import Tensor
+
+from service.inference.asking import ask
+from service.inference.model import Model
+from service.inference.pools import Classes, Numbers
+from service.tricks.choices import refuse
+from service.tricks.modes import Asking, Axes
+from service.values import ITEMS
+
+Part = Literal["probabilities", "uncertainty", "members", "logits", "interval", "code", "error"]
+Names = tuple[str, ...]
+
+
+def _parts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    for i, part in enumerate(parts):
+        if part in ("code", "error"):
+            raise refuse("unknown-choice", f"this release has no architecture with a {part}", pointer=f"/{i}")
+    return parts
+
+
+class PredictRequest(Asking):
+    """Rows, the predictor that is asked, and what it should say."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    inputs: list[Any]
+    parts: Annotated[Annotated[tuple[Part, ...], ITEMS, AfterValidator(_parts)] | None, Field(alias="return")] = None
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+
+def predict(model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None = None, level: float = 0.9) -> dict[str, Any]:
+    """The `targets` of an answer on encoded rows x [N, ...]."""
+    answers = ask(model, x, axes, keep=parts is not None and "members" in parts)
+    shown: dict[str, Any] = {}
+    for target, names in zip(model.spec.targets or (), model.classes, strict=True):
+        answer = answers[target.name]
+        if isinstance(answer, Classes) and names is not None:
+            shown[target.name] = classes(answer, names, parts if parts is not None else ("probabilities", "uncertainty"))
+        elif isinstance(answer, Numbers):
+            shown[target.name] = numbers(answer, parts if parts is not None else ("uncertainty",), level)
+    return shown
+
+
+def classes(answer: Classes, names: Names, parts: Sequence[str]) -> dict[str, Any]:
+    """A classification target's columns."""
+    shown: dict[str, Any] = {"prediction": [names[i] for i in answer.prediction.tolist()], "classes": list(names)}
+    if "probabilities" in parts:
+        shown["probabilities"] = answer.probabilities.tolist()
+    if "uncertainty" in parts:
+        shown["uncertainty"] = {name: listed(getattr(answer, name)) for name in ("total", "aleatoric", "epistemic", "agreement")}
+    if "logits" in parts:
+        shown["logits"] = answer.logits.tolist()
+    if "members" in parts and answer.members is not None:
+        shown["members"] = answer.members.transpose(0, 1).tolist()
+    return shown
+
+
+def numbers(answer: Numbers, parts: Sequence[str], level: float) -> dict[str, Any]:
+    """A regression target's columns, in its own unit."""
+    std = answer.variance.sqrt() if answer.variance is not None else None
+    shown: dict[str, Any] = {"prediction": column(answer.mean)}
+    if "uncertainty" in parts:
+        shown["uncertainty"] = {
+            "std": column(std),
+            "aleatoric_std": column(_root(answer.aleatoric)),
+            "epistemic_std": column(_root(answer.epistemic)),
+        }
+    if "interval" in parts:
+        shown["interval"] = interval(answer.mean, std, level)
+    if "members" in parts and answer.members is not None:
+        mean, variance = answer.members.mean, answer.members.variance
+        shown["members"] = {"prediction": _by_row(mean), "std": _by_row(_root(variance))}
+    return shown
+
+
+def interval(mean: Tensor, std: Tensor | None, level: float) -> dict[str, Any]:
+    """The central Gaussian interval; its ends are null where no spread is known."""
+    reach = NormalDist().inv_cdf(0.5 + level / 2)
+    ends = {"lower": None, "upper": None} if std is None else {"lower": column(mean - reach * std), "upper": column(mean + reach * std)}
+    return {**ends, "level": level, "method": "gaussian"}
+
+
+def listed(values: Tensor | None) -> list[Any] | None:
+    """A column as JSON; null where it is unknown."""
+    return values.tolist() if values is not None else None
+
+
+def column(values: Tensor | None) -> list[Any] | None:
+    """Rows [N, D] as JSON; with one output a number per row."""
+    return listed(values.squeeze(-1) if values is not None and values.shape[-1] == 1 else values)
+
+
+def _root(variance: Tensor | None) -> Tensor | None:
+    return variance.sqrt() if variance is not None else None
+
+
+def _by_row(values: Tensor | None) -> list[Any] | None:
+    """Networks' answers [M, N, D] with the row first."""
+    return column(values.transpose(0, 1)) if values is not None else None

@@ -1,0 +1,165 @@
+"""Rows of a request as a network's inputs; each value that cannot be read is a flaw with its pointer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.data.encoding import CategoricalInput, Encoding, Input
+from service.data.labels import number_text
+from service.errors import Flaw, Invalid, TooLarge, invalid
+from service.flaws import cut, pointer
+
+MOST_FLAWS = 20
+NUMBERS = {int, float}
+Floats = NDArray[np.float32]
+
+
+def read_rows(inputs: Any, encoding: Encoding, *, most: int, where: str = "/inputs") -> Floats:
+    """Encoded rows [N, ...] of the list `inputs`: arrays in the signature's order, or objects by field name."""
+    if not isinstance(inputs, list):
+        raise invalid(where, "wrong-type", "inputs are a list of rows")
+    if not inputs:
+        raise invalid(where, "value-out-of-range", "there is no row")
+    if len(inputs) > most:
+        raise TooLarge(f"{len(inputs)} rows; one answer has at most {most}.", slug="cost-limit")
+    if encoding.array:
+        rows = [_unwrapped(row, encoding) for row in inputs]
+        return _numbers(rows, encoding.shape, where)
+    if not encoding.categorical and all(type(row) is list for row in inputs) and not _gaps(inputs):
+        plain = _numbers(inputs, (len(encoding.inputs),), where)
+        return encoding.table({column.name: plain[:, i].astype(np.float64) for i, column in enumerate(encoding.inputs)}, {})
+    return _table(inputs, encoding, where)
+
+
+def _unwrapped(row: Any, encoding: Encoding) -> Any:
+    """The array of a row given as an object of its one field."""
+    name = encoding.inputs[0].name
+    return row[name] if isinstance(row, dict) and set(row) == {name} else row
+
+
+def _gaps(rows: list[list[Any]]) -> bool:
+    return any(value is None for row in rows for value in row)
+
+
+def _numbers(rows: list[Any], shape: tuple[int, ...], where: str) -> Floats:
+    """Rows of numbers, each of `shape` nested or flat."""
+    size = int(np.prod(shape))
+    encoded = np.empty((len(rows), *shape), dtype=np.float32)
+    flaws: list[Flaw] = []
+    for i, row in enumerate(rows):
+        flaw = _flaw(row, shape, size, pointer=f"{where}/{i}")
+        if flaw is None:
+            encoded[i] = np.asarray(row, dtype=np.float64).reshape(shape)
+        else:
+            flaws.append(flaw)
+            if len(flaws) == MOST_FLAWS:
+                break
+    if flaws:
+        raise Invalid(flaws)
+    return _finite(encoded, where)
+
+
+def _flaw(row: Any, shape: tuple[int, ...], size: int, *, pointer: str) -> Flaw | None:
+    """What keeps a row from being an array of this shape, nested or flat row-major."""
+    if not isinstance(row, list):
+        return Flaw(pointer, "wrong-type", f"a row is a list of {size} numbers, flat or nested as {list(shape)}")
+    if len(row) == size and (len(shape) == 1 or not isinstance(row[0], list)):
+        return _entries(row, pointer)
+    if len(shape) == 1 or len(row) != shape[0]:
+        return Flaw(pointer, "shape-mismatch", f"{len(row)} values; expected {size} numbers, flat or nested as {list(shape)}")
+    for i, inner in enumerate(row):
+        flaw = _flaw(inner, shape[1:], size // shape[0], pointer=f"{pointer}/{i}")
+        if flaw is not None:
+            return flaw
+    return None
+
+
+def _entries(values: list[Any], where: str) -> Flaw | None:
+    if set(map(type, values)) <= NUMBERS:
+        return None
+    i = next(i for i, value in enumerate(values) if type(value) not in NUMBERS)
+    return Flaw(f"{where}/{i}", "wrong-type", f"a number is needed, not {cut(repr(values[i]), 40)}")
+
+
+def _finite(encoded: Floats, where: str) -> Floats:
+    """The rows, unless a number is too large for float32."""
+    if np.isfinite(encoded).all():
+        return encoded
+    row, *rest = np.argwhere(~np.isfinite(encoded))[0]
+    raise invalid(
+        pointer(*where.strip("/").split("/"), int(row), *map(int, rest)), "non-finite", "the number is beyond the range of float32"
+    )
+
+
+def _table(inputs: list[Any], encoding: Encoding, where: str) -> Floats:
+    """Rows of a table with categories or gaps, value by value."""
+    flaws: list[Flaw] = []
+    numbers = {column.name: np.full(len(inputs), np.nan) for column in encoding.numeric}
+    places = {column.name: np.full(len(inputs), -1) for column in encoding.categorical}
+    for i, row in enumerate(inputs):
+        try:
+            named = _named(row, encoding, f"{where}/{i}")
+            for column, (place, value) in zip(encoding.inputs, named, strict=True):
+                read = _value(value, column, encoding, place)
+                (places if isinstance(column, CategoricalInput) else numbers)[column.name][i] = read
+        except Invalid as error:
+            flaws.extend(error.flaws)
+            if len(flaws) >= MOST_FLAWS:
+                break
+    if flaws:
+        raise Invalid(flaws[:MOST_FLAWS])
+    return _finite(encoding.table(numbers, places), where)
+
+
+def _named(row: Any, encoding: Encoding, where: str) -> list[tuple[str, Any]]:
+    """The row's values in the signature's order, each with its pointer."""
+    names = [column.name for column in encoding.inputs]
+    if isinstance(row, list):
+        if len(row) != len(names):
+            raise invalid(where, "shape-mismatch", f"{len(row)} values; expected {len(names)}: {', '.join(names)}")
+        return [(f"{where}/{i}", value) for i, value in enumerate(row)]
+    if not isinstance(row, Mapping):
+        raise invalid(where, "wrong-type", "a row is a list of values or an object by field name")
+    flaws = [
+        Flaw(where + pointer(name), "unknown-field", f"there is no such field; there are {', '.join(names)}")
+        for name in row
+        if name not in names
+    ]
+    flaws += [
+        Flaw(where + pointer(name), "missing-field", "this field is required; null says that it is missing")
+        for name in names
+        if name not in row
+    ]
+    if flaws:
+        raise Invalid(flaws[:MOST_FLAWS])
+    return [(where + pointer(name), row[name]) for name in names]
+
+
+def _value(value: Any, column: Input, encoding: Encoding, where: str) -> float:
+    """A number, or the place of a category; NaN and -1 for a missing one."""
+    if value is None and encoding.missing == "error":
+        raise invalid(where, "missing-value", f"{column.name!r} must not be missing")
+    if isinstance(column, CategoricalInput):
+        text = category_text(value)
+        if text is None and value is not None:
+            raise invalid(where, "wrong-type", "a category is a string, a number or a boolean")
+        if text is not None and text not in column.categories and encoding.unknown == "error":
+            known = ", ".join(column.categories[:20])
+            raise invalid(where, "unknown-category", f"{cut(repr(text), 40)} is none of {known}")
+        return column.place(text)
+    if value is None:
+        return float("nan")
+    if type(value) not in NUMBERS:
+        raise invalid(where, "wrong-type", f"a number is needed, not {cut(repr(value), 40)}")
+    return float(value)
+
+
+def category_text(value: Any) -> str | None:
+    """A category as the dataset writes it; None for what is no category."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    return number_text(value) if isinstance(value, int | float) else None
