@@ -1,0 +1,1 @@
+"""All that learns: the Celery worker, the supervisor of trainers, the trainer."""

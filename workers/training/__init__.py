@@ -1,0 +1,1 @@
+"""What runs inside a trainer process: the loop, its checkpoints, and what is published at the end."""

@@ -1,0 +1,114 @@
+"""Durable checkpoints: weights as safetensors beside a weights-only state, both with their SHA-256 in the shard's row."""
+
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from service.errors import ArtifactCorrupt
+from service.storage.files import Folder
+
+Record = dict[str, Any]
+
+
+def write_bytes(folder: Folder, key: str, content: bytes) -> Record:
+    """Store bytes under a key; the record has what is needed to check them later."""
+    scratch = folder.path(f"{key}.part")
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    scratch.write_bytes(content)
+    stored = folder.put(key, scratch)
+    scratch.unlink(missing_ok=True)
+    return {"key": stored.key, "size": stored.size, "sha256": stored.sha256}
+
+
+def read_bytes(folder: Folder, record: Record) -> bytes:
+    """The bytes of a record; raises ArtifactCorrupt where they are not the ones that were written."""
+    path: Path = folder.path(record["key"])
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != record["sha256"]:
+        raise ArtifactCorrupt(f"The checkpoint {path.name} does not have the bytes that were written.")
+    return content
+
+
+def pack(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors sorted by name as safetensors; the same tensors give the same bytes."""
+    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    return save(plain, metadata={"temper": json.dumps({"format": 1, "aliases": {}}, sort_keys=True)})
+
+
+def unpack(content: bytes) -> dict[str, Tensor]:
+    """The tensors of `pack`."""
+    return load(content)
+
+
+class Writer:
+    """Writes checkpoints on a thread of its own; the training thread pays for a copy in memory.
+
+    A save asked for while one is being written is left out: the next epoch's end comes soon.
+    """
+
+    def __init__(self, folder: Folder, prefix: str, committed: Callable[[Record], None]) -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._committed = committed
+        self._thread: threading.Thread | None = None
+        self._buffers: dict[str, Tensor] = {}
+        self._count = 0
+        self._failure: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, weights: dict[str, Tensor], rest: dict[str, Any], about: Record) -> None:
+        """Copy now, write soon."""
+        self.wait()
+        for name, tensor in weights.items():
+            if name in self._buffers:
+                self._buffers[name].copy_(tensor)
+            else:
+                self._buffers[name] = tensor.detach().clone().cpu()
+        packed = io.BytesIO()
+        torch.save(rest, packed)
+        self._count += 1
+        name = f"{self._prefix}/{self._count:06d}"
+        held = dict(self._buffers)
+        self._thread = threading.Thread(target=self._write, args=(name, held, packed.getvalue(), about), name="checkpoint")
+        self._thread.start()
+
+    def _write(self, name: str, weights: dict[str, Tensor], rest: bytes, about: Record) -> None:
+        try:
+            files = {
+                "weights": write_bytes(self._folder, f"{name}.safetensors", pack(weights)),
+                "state": write_bytes(self._folder, f"{name}.state", rest),
+            }
+            self._committed({**about, "files": files})
+        except BaseException as error:
+            self._failure = error
+
+    def wait(self) -> None:
+        """Until the last save is on the disk; raises what went wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self) -> None:
+        """Forget the buffers: the next member has its own."""
+        self.wait()
+        self._buffers.clear()
+
+
+def read(folder: Folder, record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and the rest of a checkpoint; nothing but tensors and plain values is ever unpickled."""
+    weights = unpack(read_bytes(folder, record["files"]["weights"]))
+    rest = torch.load(io.BytesIO(read_bytes(folder, record["files"]["state"])), weights_only=True)
+    return weights, rest

@@ -1,0 +1,214 @@
+"""The training loop: a generator of epochs. Whoever drives it records, reports, checkpoints and stops."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.errors import TemperError
+from service.inference.material import Material
+from service.inference.metrics import quick
+from service.nets.network import Network
+from service.spec import TrainSpec
+from service.tricks.dropout import SCALED, Gate, Sampled
+from service.tricks.stopping import Patience
+from workers.training.batches import Batches
+from workers.training.objective import DataLoss, Labels, Penalties
+from workers.training.run import Run
+
+EVALUATION_ROWS = 4096
+
+
+class Diverged(TemperError):
+    """The loss became infinite or not a number before any epoch was worth keeping."""
+
+    status, slug, title = 422, "diverged", "Training diverged"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch: its number from 1, the steps so far, and what was measured, by series name."""
+
+    member: int
+    epoch: int
+    step: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A moment inside a long epoch, for progress, orders and checkpoints; `share` of the epoch is done."""
+
+    share: float
+
+
+class Task:
+    """What does not change while one member trains: data, objective, schedule, rules."""
+
+    def __init__(self, material: Material, run: Run, device: torch.device) -> None:
+        spec = material.spec
+        rows = spec.ensemble.rows(run.member, material.parts.train, seed=spec.seed)
+        size = len(rows) if spec.batch_size == "full" else min(int(spec.batch_size or 64), len(rows))
+        self.spec = spec
+        self.device = device
+        self.batches = Batches(material.inputs, material.labels, rows, size=size, device=device)
+        self.loss = DataLoss(spec.targets or (), material.labels)
+        self.penalties = Penalties(spec, run.network)
+        self.parameters = list(run.network.parameters())
+        self.steps = min(spec.epochs * len(self.batches), spec.max_steps or spec.epochs * len(self.batches))
+        self.gate: Gate = Sampled(run.streams["masks"]) if spec.architecture.drops else SCALED
+        self.validation = [material.rows(part) for part in _blocks(material.parts.validation)]
+
+
+def train(run: Run, task: Task, *, tick_s: float = 0.25, clock: Callable[[], float] = time.monotonic) -> Iterator[Epoch | Tick]:
+    """Train until the run has a reason to end, yielding each epoch, and ticks in between when epochs are long."""
+    while run.reason is None:
+        yielded = clock()
+        run.network.train()
+        if run.order is None:
+            run.order, run.position = task.batches.order(run.streams["order"]), 0
+            run.sums = {name: torch.zeros((), device=task.device) for name in ("loss",)}
+        for x, labels in task.batches.walk(run.order, run.position):
+            loss = step(run, task, x, labels)
+            run.sums["loss"] += loss * len(x)
+            run.position += 1
+            run.step += 1
+            if run.step >= task.steps:
+                break
+            if clock() - yielded > tick_s:
+                yield Tick(run.position / len(task.batches))
+                yielded = clock()
+                if _stopped(run):
+                    return
+        yield finish_epoch(run, task)
+
+
+def _stopped(run: Run) -> bool:
+    """Whether whoever drives the loop has given the run a reason to end."""
+    return run.reason is not None
+
+
+def step(run: Run, task: Task, x: Tensor, labels: Labels) -> Tensor:
+    """One optimizer step on a batch; returns the mean data loss, detached."""
+    network, spec = run.network, task.spec
+    if spec.augmentation or spec.adversarial_training is not None:
+        x = x.to(torch.float32)
+        for transform in spec.augmentation:
+            x = transform(x, run.streams["augmentation"])
+    loss = objective(network, task, x, labels)
+    loss.backward()
+    if task.penalties:
+        task.penalties.add_gradients()
+    if spec.gradient_clip is not None:
+        spec.gradient_clip(task.parameters)
+    factor = spec.schedule.multiplier(run.step, steps_per_epoch=len(task.batches), steps=spec.epochs * len(task.batches))
+    for group in run.optimizer.param_groups:
+        group["lr"] = spec.optimizer.learning_rate * factor
+    run.optimizer.step()
+    if task.penalties:
+        task.penalties.shrink(run.optimizer)
+    run.optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def objective(network: Network, task: Task, x: Tensor, labels: Labels) -> Tensor:
+    """The data loss, part of it at adversarial inputs where the spec says so."""
+    adversarial = task.spec.adversarial_training
+    if adversarial is None:
+        return task.loss(network(x, task.gate), labels)
+    # The attack sees the network as it will be served: without dropout, with running statistics.
+    network.eval()
+    moved = adversarial.perturb(x, lambda rows: task.loss(network(rows, SCALED), labels))
+    network.train()
+    loss = adversarial.weight * task.loss(network(moved, task.gate), labels)
+    if adversarial.weight < 1:
+        loss = loss + (1 - adversarial.weight) * task.loss(network(x, task.gate), labels)
+    return loss
+
+
+def finish_epoch(run: Run, task: Task) -> Epoch:
+    """Measure, apply early stopping, and decide whether training goes on."""
+    run.epoch += 1
+    rows = min(run.position * task.batches.size, task.batches.rows)
+    values = {"train.loss": float(run.sums["loss"]) / rows, "learning_rate": float(run.optimizer.param_groups[0]["lr"])}
+    if task.penalties:
+        penalties = task.penalties.values()
+        values["train.objective"] = values["train.loss"] + sum(penalties.values())
+        values |= {f"penalty.{name}": value for name, value in penalties.items()}
+    else:
+        values["train.objective"] = values["train.loss"]
+    values |= {f"validation.{name}": value for name, value in evaluate(run.network, task).items()}
+    run.order = None
+    _decide(run, task, values)
+    return Epoch(run.member, run.epoch, run.step, values)
+
+
+def _decide(run: Run, task: Task, values: dict[str, float]) -> None:
+    """Set the run's reason when it ends with this epoch."""
+    stopping = task.spec.early_stopping
+    if not math.isfinite(values["train.loss"]):
+        if not run.best:
+            raise Diverged(f"The loss of member {run.member} was {values['train.loss']} in epoch {run.epoch}; lower the learning rate.")
+        run.reason = "diverged"
+        return
+    if stopping is None:
+        run.patience = Patience(epoch=run.epoch, step=run.step)
+        run.keep_best()
+    else:
+        value = values[f"validation.{monitored(task.spec, stopping.monitor)}"]
+        run.patience = stopping.observe(run.patience, value, epoch=run.epoch, step=run.step)
+        if run.patience.epoch == run.epoch:
+            run.keep_best()
+        if stopping.stops(run.patience):
+            run.reason = "early_stopping"
+    if run.reason is None and run.step >= task.steps:
+        run.reason = "epochs" if run.epoch >= task.spec.epochs else "max_steps"
+
+
+def monitored(spec: TrainSpec, monitor: str) -> str:
+    """A monitor as its series is called: with one target, without the target's name."""
+    targets = spec.targets or ()
+    return monitor.removeprefix(f"{targets[0].name}.") if len(targets) == 1 else monitor
+
+
+@torch.no_grad()
+def evaluate(network: Network, task: Task) -> dict[str, float]:
+    """Metrics on validation, weight-scaled and without penalties; nothing where there is no such part."""
+    if not task.validation:
+        return {}
+    network.eval()
+    sums: dict[str, Tensor] = {}
+    total = sum(len(x) for x, _ in task.validation)
+    targets = task.spec.targets or ()
+    for x, labels in task.validation:
+        raw = network(x.to(task.device))
+        for target, scale in zip(targets, network.units, strict=True):
+            wanted = labels[target.name].to(task.device)
+            known = ~target.missing(wanted)
+            filled = wanted.clamp(min=0) if target.task == "classification" else wanted.nan_to_num()
+            losses = target.losses(raw[target.name], filled)
+            for name, value in quick(target.task, raw[target.name], losses, filled, known, scale.std).items():
+                key = f"{target.name}.{name}"
+                sums[key] = sums.get(key, 0) + value * (len(x) / total)
+    found = {key: float(value) for key, value in sums.items()}
+    # The root of a mean over blocks is not the mean of their roots.
+    found |= {key.replace(".mse", ".rmse"): math.sqrt(value) for key, value in found.items() if key.endswith(".mse")}
+    return _named(found, task)
+
+
+def _named(found: dict[str, float], task: Task) -> dict[str, float]:
+    """Plain names for one target; for several their names in front and the weighted `loss`."""
+    targets = task.spec.targets or ()
+    if len(targets) == 1:
+        return {key.removeprefix(f"{targets[0].name}."): value for key, value in found.items()}
+    return {**found, "loss": sum(target.weight * found[f"{target.name}.loss"] for target in targets)}
+
+
+def _blocks(part: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Some rows in blocks that fit a forward pass."""
+    return [part[start : start + EVALUATION_ROWS] for start in range(0, len(part), EVALUATION_ROWS)]

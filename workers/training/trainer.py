@@ -1,0 +1,64 @@
+"""The trainer process: one attempt at one shard, from the assignment to the message that ends it."""
+
+import os
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.data.columns import Columns
+from service.errors import TemperError
+from service.inference.material import prepare
+from service.spec import TrainSpec
+from workers.messages import Assignment, Done, Drained, Failed, Progress
+from workers.training.link import Link
+from workers.training.members import Shard
+from workers.training.publishing import publish
+from workers.training.robustness import attack_rows
+
+NICENESS = 10
+
+
+def main(assignment: Assignment, connection: Connection) -> None:
+    """Run one shard and say how it ended; the process ends with it."""
+    os.setpgid(0, 0)
+    os.nice(NICENESS)
+    torch.set_num_threads(assignment.threads)
+    link = Link(connection)
+    try:
+        link.send(_run(assignment, link))
+    except TemperError as error:
+        link.log(f"{error.title}: {error.detail}", "error")
+        link.send(Failed(_problem(error.slug, error.title, error.detail, error.status), retryable=error.status >= 500))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        link.log(f"out of memory: {error}", "error")
+        link.send(Failed(_problem("out-of-memory", "Out of memory", str(error), 507), retryable=False))
+    except Exception as error:
+        link.log("".join(traceback.format_exception(error)), "error")
+        detail = f"{type(error).__name__}: {error}"
+        link.send(Failed(_problem("training-failed", "Training failed", detail, 500), retryable=False))
+
+
+def _run(assignment: Assignment, link: Link) -> Done | Drained:
+    """The work of the shard's kind."""
+    link.send(Progress(0.0, 0, 0, None, "publishing" if assignment.kind == "publish" else "preparing", None))
+    if assignment.kind == "robustness":
+        return attack_rows(assignment, link)
+    if assignment.kind == "publish":
+        return publish(assignment, link)
+    spec = TrainSpec.model_validate(assignment.spec)
+    material = prepare(spec, Columns(Path(assignment.dataset_folder)))
+    return Shard(assignment, material, link, device_of(spec.device)).run()
+
+
+def device_of(name: str) -> torch.device:
+    """The device a spec asks for; `auto` takes a CUDA device where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _problem(slug: str, title: str, detail: str, status: int) -> dict[str, Any]:
+    return {"type": f"/problems/{slug}", "title": title, "status": status, "detail": detail}
