@@ -1,0 +1,97 @@
+"""The service: settings, database, files and doorbell made once and wired to the routes. `python -m service.app` starts it."""
+
+import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+
+from service import logs
+from service.data import builtin, staging
+from service.inference.serving import Shelf
+from service.queue import Doorbell
+from service.routes import datasets, health, history, jobs, models, pages, predictions, problems
+from service.routes.dependencies import Services
+from service.routes.openapi import Application
+from service.routes.requests import Requests
+from service.settings import Settings
+from service.storage import migrate
+from service.storage.files import Folder
+from service.storage.sessions import Database
+
+ROUTERS = (health.router, datasets.router, jobs.router, history.router, models.router, predictions.router, pages.router)
+KEEP_ALIVE_S = 5
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application on these settings; at its start it brings the database up to date and sees to the built-in datasets."""
+    folder = Folder(settings.files)
+    made = Services(
+        settings=settings,
+        database=Database(settings.database),
+        folder=folder,
+        doorbell=Doorbell(settings.broker_url),
+        shelf=Shelf(folder),
+    )
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(collector)
+    app = Application(
+        title="Temper",
+        version=_version(),
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        middleware=[Middleware(Requests, registry=registry)],
+    )
+    app.state.services, app.state.registry = made, registry
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    await run_in_threadpool(_prepare, services)
+    yield
+    services.doorbell.close()
+    services.database.close()
+
+
+def _prepare(services: Services) -> None:
+    services.settings.data.mkdir(parents=True, exist_ok=True)
+    migrate.upgrade(services.settings.database)
+    staging.sweep(services.folder)
+    builtin.ensure(services.database, services.folder)
+
+
+def _version() -> str:
+    try:
+        return version("temper")
+    except PackageNotFoundError:
+        return "0"
+
+
+def main() -> None:
+    """Serve on the host and port of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m service.app")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    given = parser.parse_args()
+    # One thread per process: two on busy cores make the same work several times slower.
+    torch.set_num_threads(1)
+    settings = Settings()
+    logs.configure(settings.log_level)
+    uvicorn.run(create_app(settings), host=given.host, port=given.port, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_S)
+
+
+if __name__ == "__main__":
+    main()

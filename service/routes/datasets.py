@@ -1,0 +1,148 @@
+"""Datasets: uploaded in a stream, listed, looked into, deleted."""
+
+import shutil
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+
+from service.data.columns import Columns
+from service.data.ingest import ingest
+from service.data.staging import Staged, dataset_key, refuse_full
+from service.errors import Flaw, Invalid, TooLarge, invalid
+from service.flaws import pointer
+from service.routes import uploads
+from service.routes.answers import DatasetAnswer, PageAnswer, ProblemAnswer, RowsAnswer, dataset_answer
+from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
+from service.routes.queries import ListParameters, Parameters
+from service.storage import datasets
+from service.storage.datasets import Dataset, DatasetDraft
+from service.values import NAME
+
+router = APIRouter(
+    prefix="/api/v1/datasets",
+    tags=["datasets"],
+    dependencies=[Depends(accepts_json)],
+    responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}},
+)
+MOST_LABELS = 32
+MOST_LABEL_CHARACTERS = 256
+FORM = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file", "name"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "CSV, Parquet or NPZ."},
+                    "name": {"type": "string", "pattern": NAME.pattern},
+                    "schema": {"type": "string", "contentMediaType": "application/json"},
+                    "labels": {"type": "string", "contentMediaType": "application/json"},
+                },
+            }
+        }
+    },
+}
+
+
+class RowsParameters(Parameters):
+    """Which rows."""
+
+    offset: Annotated[int, Field(ge=0, le=2**62)] = 0
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
+@router.post("", status_code=201, response_model=DatasetAnswer, openapi_extra={"requestBody": FORM})
+async def create(request: Request, services: ServicesHere, project: Project) -> Response:
+    """Store a dataset; the body is received in a stream and never held in memory."""
+    limit = services.settings.upload_bytes
+    declared = request.headers.get("content-length", "")
+    size = int(declared) if declared.isdecimal() else 0
+    if size > limit + uploads.OVERHEAD_BYTES:
+        raise TooLarge(f"The body is larger than {limit} bytes.")
+    refuse_full(services.folder, size)
+    staged = Staged(services.folder, limit)
+    try:
+        form = await uploads.receive(request, staged, limit)
+        dataset = await run_in_threadpool(_store, services, project, staged, form)
+    except BaseException:
+        await run_in_threadpool(staged.discard)
+        raise
+    return dataset_answer(dataset).respond(201, Location=f"/api/v1/datasets/{dataset.id}")
+
+
+@router.get("", response_model=PageAnswer[DatasetAnswer])
+def listed(query: Annotated[ListParameters, Query()], services: ServicesHere, project: Project) -> Response:
+    """A page of the datasets, newest first."""
+    with services.database.read() as c:
+        page = datasets.page(c, project, limit=query.limit, cursor=query.cursor, name=query.name, labels=query.labels())
+    items = [dataset_answer(dataset) for dataset in page.items]
+    return PageAnswer[DatasetAnswer](items=items, next_cursor=page.next_cursor).respond()
+
+
+@router.get("/{ref}", response_model=DatasetAnswer)
+def read(ref: str, services: ServicesHere, project: Project) -> Response:
+    """The dataset of an id, or the newest of a name."""
+    with services.database.read() as c:
+        dataset = datasets.get(c, project, ref)
+    return dataset_answer(dataset).respond()
+
+
+@router.get("/{ref}/rows", response_model=RowsAnswer)
+def rows(ref: str, query: Annotated[RowsParameters, Query()], services: ServicesHere, project: Project) -> Response:
+    """A page of the dataset's rows."""
+    with services.database.read() as c:
+        dataset = datasets.get(c, project, ref)
+    items: list[Any] = Columns(services.folder.path(dataset_key(dataset.id))).rows_page(query.offset, query.limit)
+    return RowsAnswer(items=items, offset=query.offset, limit=query.limit, total=dataset.rows).respond()
+
+
+@router.delete("/{ref}", status_code=204)
+def delete(ref: str, services: ServicesHere, project: Project) -> Response:
+    """Remove a dataset that no job uses; models trained on it stay."""
+    with services.database.write() as c:
+        dataset = datasets.delete(c, project, ref)
+    shutil.rmtree(services.folder.path(dataset_key(dataset.id)), ignore_errors=True)
+    return Response(status_code=204)
+
+
+def _store(services: Services, project: str, staged: Staged, form: uploads.Form) -> Dataset:
+    """Read what was received, put it where datasets lie, and make it visible."""
+    name, labels = _name(form), _labels(form)
+    staged.close()
+    description = ingest(staged.source, staged.path, form.value("schema"), origin=form.origin)
+    draft = DatasetDraft(
+        id=staged.publish(), name=name, format=description.format, rows=description.rows, size=staged.size, sha256=staged.sha256,
+        description=description.dump(), labels=labels,
+    )  # fmt: skip
+    with services.database.write() as c:
+        return datasets.insert(c, project, draft)
+
+
+def _name(form: uploads.Form) -> str:
+    name = form.text("name")
+    if name is None:
+        raise invalid("/name", "missing-field", "this part is required")
+    if not NAME.fullmatch(name):
+        raise invalid("/name", "invalid-name", f"a name matches {NAME.pattern}")
+    return name
+
+
+def _labels(form: uploads.Form) -> dict[str, str]:
+    """The labels that were sent: at most 32 pairs of strings of at most 256 characters."""
+    raw = form.value("labels")
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict) or len(raw) > MOST_LABELS:
+        raise invalid("/labels", "wrong-type", f"labels are an object of at most {MOST_LABELS} strings")
+    flaws = [
+        Flaw(pointer("labels", key), "wrong-type", f"a label is a string of at most {MOST_LABEL_CHARACTERS} characters")
+        for key, value in raw.items()
+        if not isinstance(value, str) or max(len(key), len(value)) > MOST_LABEL_CHARACTERS
+    ]
+    if flaws:
+        raise Invalid(flaws)
+    return raw

@@ -1,0 +1,132 @@
+"""Jobs: checked, queued, waited for, stopped, cancelled, listed, deleted."""
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+
+from service.routes.answers import JobAnswer, PageAnswer, PlanAnswer, ProblemAnswer, job_answer
+from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
+from service.routes.openapi import spec_body
+from service.routes.planning import accept, validated
+from service.routes.queries import ListParameters, Parameters, Text
+from service.routes.reading import json_body
+from service.storage import jobs
+from service.storage.jobs import Filters, Job
+
+PATH = "/api/v1/jobs"
+POLL_S = 0.08
+"""How late a waiting caller may hear of a change."""
+
+
+class JobsParameters(ListParameters):
+    """Which jobs."""
+
+    state: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"] | None = None
+    kind: Text | None = None
+
+
+class WaitParameters(Parameters):
+    """How long to hold the answer."""
+
+    wait: Annotated[float, Field(ge=0, le=60, description="Seconds to hold the answer.")] = 0
+    since: Annotated[int, Field(ge=0, le=2**63 - 1, description="Answer once `version` is above it.")] = 0
+
+
+router = APIRouter(
+    tags=["jobs"],
+    dependencies=[Depends(accepts_json)],
+    responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}},
+)
+
+
+async def posted(request: Request, services: ServicesHere) -> Any:
+    """The JSON of a posted spec."""
+    return await json_body(request, services.settings.body_bytes)
+
+
+Posted = Annotated[Any, Depends(posted)]
+
+
+@router.post(PATH + ":validate", response_model=PlanAnswer, openapi_extra=spec_body())
+def validate(raw: Posted, services: ServicesHere, project: Project) -> Response:
+    """What a job of this spec would be and cost; nothing is started."""
+    return validated(raw, services, project).respond()
+
+
+@router.post(PATH, status_code=202, response_model=JobAnswer, openapi_extra=spec_body())
+def create(raw: Posted, services: ServicesHere, project: Project) -> Response:
+    """Queue a job; its spec is checked whole, against the dataset too, before it is accepted."""
+    job, place = accept(raw, services, project)
+    return job_answer(job, place).respond(202, Location=f"{PATH}/{job.id}")
+
+
+@router.get(PATH, response_model=PageAnswer[JobAnswer])
+def listed(query: Annotated[JobsParameters, Query()], services: ServicesHere, project: Project) -> Response:
+    """A page of the jobs, newest first."""
+    filters = Filters(state=query.state, kind=query.kind, name=query.name, labels=query.labels())
+    with services.database.read() as c:
+        page = jobs.page(c, project, limit=query.limit, cursor=query.cursor, filters=filters)
+        items = [job_answer(job, jobs.queue_position(c, job)) for job in page.items]
+    return PageAnswer[JobAnswer](items=items, next_cursor=page.next_cursor).respond()
+
+
+@router.get(PATH + "/{job_id}", response_model=JobAnswer)
+async def read(
+    job_id: str, query: Annotated[WaitParameters, Query()], request: Request, services: ServicesHere, project: Project
+) -> Response:
+    """The job, held until its version is above `since`, it has ended or the time is up."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + query.wait
+    job = await run_in_threadpool(_job, services, project, job_id)
+    while not job.done and job.version <= query.since and clock() < until and not await request.is_disconnected():
+        await asyncio.sleep(min(POLL_S, max(0.0, until - clock())))
+        if await run_in_threadpool(_version, services, project, job_id) != job.version:
+            job = await run_in_threadpool(_job, services, project, job_id)
+    return await run_in_threadpool(_answer, services, job)
+
+
+@router.post(PATH + "/{job_id}/stop", status_code=202, response_model=JobAnswer)
+def stop(job_id: str, services: ServicesHere, project: Project) -> Response:
+    """Ask a running job to finish now with its best weights."""
+    with services.database.write() as c:
+        jobs.stop(c, project, job_id)
+        job = jobs.get(c, project, job_id)
+    services.doorbell.ring()
+    return _answer(services, job, 202)
+
+
+@router.post(PATH + "/{job_id}/cancel", status_code=202, response_model=JobAnswer, responses={200: {"model": JobAnswer}})
+def cancel(job_id: str, services: ServicesHere, project: Project) -> Response:
+    """End a job `cancelled`; 200 when it already was."""
+    with services.database.write() as c:
+        asked = jobs.cancel(c, project, job_id)
+        job = jobs.get(c, project, job_id)
+    return _answer(services, job, 202 if asked else 200)
+
+
+@router.delete(PATH + "/{job_id}", status_code=204)
+def delete(job_id: str, services: ServicesHere, project: Project) -> Response:
+    """Remove a job that has ended, with its history and checkpoints; its model stays."""
+    with services.database.write() as c:
+        jobs.delete(c, project, job_id)
+    services.folder.delete(f"jobs/{job_id}")
+    return Response(status_code=204)
+
+
+def _job(services: Services, project: str, job_id: str) -> Job:
+    with services.database.read() as c:
+        return jobs.get(c, project, job_id)
+
+
+def _version(services: Services, project: str, job_id: str) -> int:
+    with services.database.read() as c:
+        return jobs.version(c, project, job_id)
+
+
+def _answer(services: Services, job: Job, status: int = 200) -> Response:
+    with services.database.read() as c:
+        return job_answer(job, jobs.queue_position(c, job)).respond(status)

@@ -1,0 +1,155 @@
+"""Models: listed, read, named by aliases, their files handed out, deleted."""
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+
+from service.errors import Invalid, NotFound, invalid
+from service.flaws import flaws_of
+from service.routes.answers import ProblemAnswer
+from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
+from service.routes.model_answers import AliasAnswer, AliasHistoryAnswer, AliasRequest, ModelAnswer, ModelPageAnswer, model_answer
+from service.routes.openapi import body_of
+from service.routes.queries import ListParameters
+from service.routes.reading import json_body
+from service.storage import jobs, models
+from service.storage.jobs import Filters
+from service.storage.models import Model
+from service.values import NAME
+
+PATH = "/api/v1/models"
+MEDIA = {"json": "application/json", "svg": "image/svg+xml", "html": "text/html; charset=utf-8", "safetensors": "application/octet-stream"}
+LATER = {"model.onnx", "card.md"}
+PLOTS = ("learning_curves", "confusion_matrix", "reliability", "ensemble", "dropout", "robustness", "features", "augmentation", "gradients")
+
+router = APIRouter(tags=["models"], responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}})
+JSONOnly = Depends(accepts_json)
+
+
+def find(services: Services, project: str, ref: str) -> Model:
+    """The model of a reference; raises NotFound."""
+    with services.database.read() as c:
+        return models.get(c, project, ref)
+
+
+@router.get(PATH, response_model=ModelPageAnswer, dependencies=[JSONOnly])
+def listed(services: ServicesHere, project: Project, query: Annotated[ListParameters, Depends()]) -> Response:
+    """A page of the models, newest first."""
+    with services.database.read() as c:
+        page = models.page(c, project, limit=query.limit, cursor=query.cursor, name=query.name, labels=query.labels())
+    return ModelPageAnswer(items=[model_answer(model) for model in page.items], next_cursor=page.next_cursor).respond()
+
+
+@router.get(PATH + "/{ref}", response_model=ModelAnswer, dependencies=[JSONOnly])
+def read(ref: str, services: ServicesHere, project: Project) -> Response:
+    """A model by id, name, name:version or name@alias."""
+    return model_answer(find(services, project, ref)).respond()
+
+
+@router.delete(PATH + "/{ref}", status_code=204)
+def delete(ref: str, services: ServicesHere, project: Project) -> Response:
+    """Remove a model and its files; refused while an alias points at it."""
+    with services.database.write() as c:
+        model = models.delete(c, project, ref)
+    services.shelf.forget(model.id)
+    services.folder.delete(f"models/{model.id}")
+    return Response(status_code=204)
+
+
+@router.get(PATH + "/{ref}/report", dependencies=[JSONOnly], response_model=dict[str, Any])
+def report(ref: str, services: ServicesHere, project: Project) -> Response:
+    """What was measured of the model; `robustness` is the newest robustness job's result."""
+    model = find(services, project, ref)
+    measured = orjson.loads(services.shelf.read(model.files["report.json"]))
+    with services.database.read() as c:
+        page = jobs.page(c, project, limit=200, cursor=None, filters=Filters(state="succeeded", kind="robustness", name=model.name))
+    found = next((job.result for job in page.items if job.extra.get("model") == model.id), None)
+    return Response(orjson.dumps({**measured, "robustness": found}), media_type="application/json")
+
+
+@router.get(PATH + "/{ref}/report.html")
+def report_page(ref: str, services: ServicesHere, project: Project) -> Response:
+    """The report as one self-contained page."""
+    return _stored(find(services, project, ref), "report.html", services)
+
+
+@router.get(PATH + "/{ref}/plots/{name}.svg")
+def plot(ref: str, name: str, services: ServicesHere, project: Project) -> Response:
+    """A picture of the report."""
+    model = find(services, project, ref)
+    if name not in PLOTS:
+        raise NotFound(f"There is no such plot; there are {', '.join(PLOTS)}.")
+    return _stored(model, f"{name}.svg", services)
+
+
+@router.get(PATH + "/{ref}/files/{name}")
+def file(ref: str, name: str, services: ServicesHere, project: Project) -> Response:
+    """`model.safetensors` or `spec.json`."""
+    model = find(services, project, ref)
+    if name in LATER:
+        raise NotFound(f"This release does not write {name}.")
+    if name not in ("model.safetensors", "spec.json"):
+        raise NotFound("There is no such file; there are model.safetensors and spec.json.")
+    return _stored(model, name, services)
+
+
+def _stored(model: Model, name: str, services: Services) -> Response:
+    """A stored file of the model; its digest is the entity tag."""
+    if name not in model.files:
+        raise NotFound(f"This model has no {name}.")
+    content = services.shelf.read(model.files[name])
+    headers = {
+        "ETag": f'"{model.files[name]["sha256"]}"',
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+    }
+    return Response(content, media_type=MEDIA[name.rsplit(".", 1)[-1]], headers=headers)
+
+
+async def posted_alias(request: Request, services: ServicesHere) -> AliasRequest:
+    """The body of a PUT on an alias."""
+    raw = await json_body(request, services.settings.body_bytes)
+    try:
+        return AliasRequest.model_validate(raw)
+    except ValidationError as error:
+        raise Invalid(flaws_of(error, raw, model=AliasRequest)) from error
+
+
+@router.put(PATH + "/{name}/aliases/{alias}", response_model=AliasAnswer, dependencies=[JSONOnly], openapi_extra=body_of(AliasRequest))
+def set_alias(
+    name: str, alias: str, asked: Annotated[AliasRequest, Depends(posted_alias)], services: ServicesHere, project: Project
+) -> Response:
+    """Point an alias at a version."""
+    if asked.require:
+        raise invalid("/require", "unknown-choice", "this release has aliases without requirements")
+    _check_names(services, project, name, alias)
+    with services.database.write() as c:
+        models.set_alias(c, project, name, alias, version=asked.version)
+    return AliasAnswer(name=name, alias=alias, version=asked.version).respond()
+
+
+@router.delete(PATH + "/{name}/aliases/{alias}", status_code=204)
+def delete_alias(name: str, alias: str, services: ServicesHere, project: Project) -> Response:
+    """Remove an alias; the model stays."""
+    with services.database.write() as c:
+        models.delete_alias(c, project, name, alias)
+    return Response(status_code=204)
+
+
+@router.get(PATH + "/{name}/aliases/{alias}/history", response_model=AliasHistoryAnswer, dependencies=[JSONOnly])
+def alias_history(name: str, alias: str, services: ServicesHere, project: Project) -> Response:
+    """Where an alias has pointed, newest first."""
+    with services.database.read() as c:
+        moves = models.history(c, project, name, alias)
+    if not moves:
+        raise NotFound("There is no such alias.")
+    return AliasHistoryAnswer.model_validate({"items": [{"version": move.version, "at": move.at} for move in moves]}).respond()
+
+
+def _check_names(services: Services, project: str, name: str, alias: str) -> None:
+    """A name that no model has is 404; an alias that could not be written in a reference is 422."""
+    find(services, project, name if NAME.fullmatch(name) else "")
+    if not NAME.fullmatch(alias):
+        raise invalid("/alias", "invalid-name", "aliases match [a-z0-9][a-z0-9._-]{0,63}")

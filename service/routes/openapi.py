@@ -1,0 +1,42 @@
+"""The OpenAPI document: FastAPI's, with the schema of a spec, which our own reader reads, put in by name."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, TypeAdapter
+
+from service.inference.attacking import AttackRequest
+from service.inference.predicting import PredictRequest
+from service.routes.model_answers import AliasRequest
+from service.spec import JobSpec
+
+REFERENCE = "#/components/schemas/{model}"
+NAME = "JobSpec"
+BODIES: dict[str, Any] = {NAME: JobSpec, "PredictRequest": PredictRequest, "AttackRequest": AttackRequest, "AliasRequest": AliasRequest}
+
+
+def spec_body() -> dict[str, Any]:
+    """The request body of a route that takes a spec."""
+    schema = {"$ref": REFERENCE.format(model=NAME)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The request body of a route that reads this model by itself."""
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}}
+    }
+
+
+class Application(FastAPI):
+    """An application whose document names the schemas that `spec_body` refers to."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        components = document.setdefault("components", {}).setdefault("schemas", {})
+        for title, kind in BODIES.items():
+            schema = TypeAdapter(kind).json_schema(ref_template=REFERENCE)
+            for name, part in {**schema.pop("$defs", {}), title: schema}.items():
+                components.setdefault(name, part)
+        return document

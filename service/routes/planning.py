@@ -1,0 +1,98 @@
+"""From a posted spec to a queued job: resolved against what is stored, inserted, announced."""
+
+from typing import Any
+
+from service import resolving, robustness_plan
+from service.data.fields import Description
+from service.data.staging import dataset_key
+from service.estimate import BASE_BYTES
+from service.resolving import Plan, Source
+from service.robustness_plan import RobustnessPlan, Subject
+from service.routes.answers import LayerAnswer, PlanAnswer, WarningAnswer
+from service.routes.dependencies import Services
+from service.storage import datasets, jobs, models
+from service.storage.jobs import Job, JobDraft, ShardDraft
+
+
+def plan_of(raw: Any, services: Services, project: str) -> Plan:
+    """What the spec comes to, checked whole; raises Invalid."""
+
+    def lookup(ref: str) -> Source:
+        with services.database.read() as c:
+            dataset = datasets.get(c, project, ref)
+        description = Description.model_validate(dataset.description)
+        folder = services.folder.path(dataset_key(dataset.id))
+        return Source(dataset.id, dataset.name, description, folder, declared_targets=not description.guessed)
+
+    return resolving.resolve(raw, lookup, services.settings)
+
+
+def robustness_plan_of(raw: Any, services: Services, project: str) -> RobustnessPlan:
+    """What a robustness job comes to, checked whole; raises Invalid."""
+
+    def lookup(ref: str) -> tuple[Subject, Description]:
+        with services.database.read() as c:
+            model = models.get(c, project, ref)
+            dataset = datasets.get(c, project, model.dataset_id or "")
+        subject = Subject(model.id, model.name, model.dataset_id, model.spec, model.members)
+        return subject, Description.model_validate(dataset.description)
+
+    return robustness_plan.resolve(raw, lookup, services.settings)
+
+
+def accept(raw: Any, services: Services, project: str) -> tuple[Job, int | None]:
+    """The job, committed and announced, and its place in the queue; raises Invalid, Conflict dataset-deleted."""
+    robustness = isinstance(raw, dict) and raw.get("kind") == "robustness"
+    draft, parts = _robustness(raw, services, project) if robustness else _training(raw, services, project)
+    with services.database.write() as c:
+        job_id = jobs.insert(c, project, draft, parts)
+        job = jobs.get(c, project, job_id)
+        place = jobs.queue_position(c, job)
+    services.doorbell.ring(len(parts))
+    return job, place
+
+
+def _training(raw: Any, services: Services, project: str) -> tuple[JobDraft, list[ShardDraft]]:
+    plan = plan_of(raw, services, project)
+    spec = plan.spec
+    draft = JobDraft(
+        kind=plan.kind, name=plan.name, spec=spec, members=sum(map(len, plan.shards)), epochs=spec["epochs"],
+        dataset_id=plan.dataset_id, labels=spec["labels"], priority=spec["priority"],
+    )  # fmt: skip
+    return draft, [ShardDraft(plan.kind, members) for members in plan.shards]
+
+
+def _robustness(raw: Any, services: Services, project: str) -> tuple[JobDraft, list[ShardDraft]]:
+    plan = robustness_plan_of(raw, services, project)
+    spec = plan.spec
+    draft = JobDraft(
+        kind="robustness", name=plan.name, spec=spec, members=0, epochs=None, dataset_id=plan.dataset_id,
+        labels=spec["labels"], priority=spec["priority"], extra={"model": plan.model_id},
+    )  # fmt: skip
+    return draft, [ShardDraft("robustness", rows) for rows in plan.shards]
+
+
+def validated(raw: Any, services: Services, project: str) -> PlanAnswer:
+    """What a spec of any kind comes to; raises Invalid."""
+    if not isinstance(raw, dict) or raw.get("kind") != "robustness":
+        return plan_answer(plan_of(raw, services, project))
+    plan = robustness_plan_of(raw, services, project)
+    with services.database.read() as c:
+        model = models.get(c, project, plan.model_id)
+    layers = [LayerAnswer.model_validate(layer) for layer in model.layers]
+    return PlanAnswer(
+        spec=plan.spec, layers=layers, parameters=model.parameters, memory_bytes=BASE_BYTES + 4 * model.parameters * model.members,
+        flops=robustness_plan.flops(plan, model.parameters), steps=0, shards=len(plan.shards), warnings=[],
+    )  # fmt: skip
+
+
+def plan_answer(plan: Plan) -> PlanAnswer:
+    """The plan as callers see it."""
+    layers = [LayerAnswer(name=each.name, type=each.type, shape=list(each.shape), parameters=each.parameters) for each in plan.layers]
+    return PlanAnswer(
+        spec=plan.spec,
+        layers=layers,
+        shards=len(plan.shards),
+        warnings=[WarningAnswer(pointer=flaw.pointer, code=flaw.code, message=flaw.message) for flaw in plan.warnings],
+        **plan.cost._asdict(),
+    )

@@ -1,0 +1,88 @@
+"""Predictions and attacks at once: rows in, columns out."""
+
+from typing import Annotated, Any, TypeVar
+
+import orjson
+import torch
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+
+from service.errors import Invalid, TooLarge
+from service.flaws import flaws_of
+from service.inference import attacking
+from service.inference.attacking import AttackRequest, echo
+from service.inference.model import Model
+from service.inference.predicting import PredictRequest, predict
+from service.inference.rows import read_rows
+from service.routes.answers import ProblemAnswer
+from service.routes.dependencies import Project, ServicesHere, accepts_json
+from service.routes.models import PATH, find
+from service.routes.openapi import body_of
+from service.routes.reading import json_body
+from service.tricks.modes import EXACT_UNITS, Axes
+from service.values import Value
+
+MOST_ANSWERS = 20_000_000
+"""Rows times networks asked of one answer."""
+MOST_NUMBERS = 5_000_000
+"""Numbers in one answer that keeps what every network said."""
+
+Asked = TypeVar("Asked", bound=Value)
+router = APIRouter(
+    tags=["predictions"],
+    dependencies=[Depends(accepts_json)],
+    responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}},
+)
+
+
+def _read(kind: type[Asked], raw: Any) -> Asked:
+    """A request as its value; raises Invalid."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise Invalid(flaws_of(error, raw, model=kind)) from error
+
+
+async def posted(request: Request, services: ServicesHere) -> Any:
+    """The JSON of a request with rows."""
+    return await json_body(request, services.settings.predict_bytes)
+
+
+Posted = Annotated[Any, Depends(posted)]
+
+
+@router.post(PATH + "/{ref}/predict", response_model=dict[str, Any], openapi_extra=body_of(PredictRequest))
+def predicted(ref: str, raw: Posted, services: ServicesHere, project: Project) -> Response:
+    """What the model says of rows, at a mode or a point on its axes."""
+    row = find(services, project, ref)
+    asked = _read(PredictRequest, raw)
+    model = services.shelf.get(row.id, row.files)
+    axes = asked.axes(model)
+    rows = read_rows(asked.inputs, model.encoding, most=services.settings.max_rows)
+    _affordable(model, axes, asked, len(rows))
+    targets = predict(model, torch.from_numpy(rows), axes, parts=asked.parts, level=asked.level)
+    head = {"model": row.id, "name": row.name, "version": row.version, "mode": axes.mode, **echo(axes), "rows": len(rows)}
+    return Response(orjson.dumps({**head, "targets": targets}), media_type="application/json")
+
+
+@router.post(PATH + "/{ref}/attack", response_model=dict[str, Any], openapi_extra=body_of(AttackRequest))
+def attacked(ref: str, raw: Posted, services: ServicesHere, project: Project) -> Response:
+    """Rows moved against the deployed predictor, and what it says of them then."""
+    row = find(services, project, ref)
+    asked = _read(AttackRequest, raw)
+    model = services.shelf.get(row.id, row.files)
+    answer = attacking.answer(model, asked, most_rows=services.settings.max_rows)
+    return Response(orjson.dumps({"model": row.id, "name": row.name, "version": row.version, **answer}), media_type="application/json")
+
+
+def _affordable(model: Model, axes: Axes, asked: PredictRequest, rows: int) -> None:
+    """Raises TooLarge where one answer would be too much work or too many numbers."""
+    droppable = sum(site.units for site in model.networks[0].sites if site.rate > 0)
+    samples = {"monte_carlo": axes.samples, "exact": 2 ** min(droppable, EXACT_UNITS)}.get(axes.dropout, 1)
+    networks = len(axes.members) * samples
+    width = sum(model.networks[0].spec.widths)
+    if rows * networks > MOST_ANSWERS or ("members" in (asked.parts or ()) and rows * networks * width > MOST_NUMBERS):
+        raise TooLarge(
+            f"{rows} rows asked of {networks} networks are too much for one answer; send fewer rows or samples.", slug="cost-limit"
+        )

@@ -1,0 +1,34 @@
+"""Query parameters that several lists share; an unknown one is refused like an unknown field."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import invalid
+
+Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+
+
+class Parameters(BaseModel):
+    """The query of one route."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ListParameters(Parameters):
+    """Which page of a list, and what its items must have."""
+
+    limit: Annotated[int, Field(ge=1, le=200, description="Most items of one page.")] = 50
+    cursor: Annotated[Text | None, Field(description="`next_cursor` of the page before.")] = None
+    name: Text | None = None
+    label: Annotated[list[Text], Field(max_length=32, description="`key:value`, once per label.")] = []  # pydantic copies defaults
+
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """The labels that items must have, as pairs; raises Invalid."""
+        pairs = []
+        for text in self.label:
+            key, colon, value = text.partition(":")
+            if not key or not colon:
+                raise invalid("/query/label", "invalid-label", "a label is written as key:value")
+            pairs.append((key, value))
+        return tuple(pairs)
