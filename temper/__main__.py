@@ -1,0 +1,5 @@
+"""`python -m temper`: the command line."""
+
+from temper.cli import main
+
+main()

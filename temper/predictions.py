@@ -1,0 +1,97 @@
+"""What a model answers, as numpy arrays."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class Target:
+    """The answer for one target; None for what was not asked for or cannot be known."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = dict(data)
+        self.prediction: Array = np.asarray(data["prediction"])
+        self.classes: list[str] | None = data.get("classes")
+        self.probabilities = _array(data.get("probabilities"))
+        self.uncertainty = _arrays(data.get("uncertainty"))
+        """Classification: total, aleatoric and epistemic entropy (nats), agreement; regression: std and its parts."""
+        self.interval = _arrays(data.get("interval"))
+        self.members = _array(data.get("members"))
+
+
+class Prediction:
+    """The answer for rows; its attributes are those of the first target, `targets` has all by name."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = dict(data)
+        self.targets = {name: Target(target) for name, target in data["targets"].items()}
+        first = next(iter(self.targets.values()))
+        self.prediction = first.prediction
+        self.classes = first.classes
+        self.probabilities = first.probabilities
+        self.uncertainty = first.uncertainty
+        self.interval = first.interval
+        self.members = first.members
+
+    @property
+    def mode(self) -> str:
+        """The mode that was used."""
+        return str(self.data["mode"])
+
+    def __len__(self) -> int:
+        return len(self.prediction)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """`np.asarray(prediction)`: the first target's predictions."""
+        return np.array(self.prediction, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.prediction!r}, mode={self.mode!r})"
+
+
+class Attacked:
+    """The answer to an attack: adversarial rows, what the model said before and after, and how far each row was moved."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = dict(data)
+        self.attack: dict[str, Any] = data["attack"]
+        """The attack with all its defaults."""
+        self.success: list[bool | None] = data["success"]
+        """Per row; None where the clean prediction was already wrong, which is not attacked."""
+        self.inputs: Any = _array(data["inputs"])
+        self.perturbation = _arrays(data["perturbation"]) or {}
+        self.clean = {name: Target(target["clean"]) for name, target in data["targets"].items()}
+        self.adversarial = {name: Target(target["adversarial"]) for name, target in data["targets"].items()}
+
+    def __repr__(self) -> str:
+        hit, attacked = self.success.count(True), len(self.success) - self.success.count(None)
+        return f"Attacked({self.attack['type']}, {hit} of {attacked} rows changed)"
+
+
+def as_json(value: Any) -> Any:
+    """Arrays, numpy's numbers and what contains them as JSON's types; NaN, which JSON lacks, as null: missing."""
+    if isinstance(value, np.ndarray):
+        return as_json(value.tolist())
+    if isinstance(value, np.generic):
+        return as_json(value.item())
+    if isinstance(value, float):
+        return None if value != value else value
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [as_json(item) for item in value]
+    return value
+
+
+def _array(values: Any) -> Any:
+    """Numbers as an array; what is no rectangle of numbers (objects, members in parts) as it came."""
+    if not isinstance(values, list) or (values and isinstance(values[0], Mapping)):
+        return values
+    return np.asarray(values)
+
+
+def _arrays(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if values is None else {key: _array(value) for key, value in values.items()}
