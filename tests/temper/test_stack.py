@@ -1,0 +1,94 @@
+"""`temper up` as a whole: real children, real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from temper.embedded.folder import running
+from temper.embedded.launch import Launch
+from temper.errors import CannotStart
+
+SPEC = {"dataset": "digits", "architecture": {"type": "mlp", "hidden": [8]}, "epochs": 2}
+
+
+def eventually(holds: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def of_service(data: Path) -> dict[int, str]:
+    """The processes whose environment names this data folder, with their commands."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        try:
+            if f"TEMPER_DATA={data}\0".encode() in (process / "environ").read_bytes():
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def finished(url: str, job: str) -> bool:
+    return bool(httpx2.get(f"{url}/api/v1/jobs/{job}").json()["done"])
+
+
+@pytest.mark.parametrize("path", [os.environ["PATH"], ""], ids=["private server", "broker of files"])
+def test_it_trains_and_an_interrupt_leaves_nothing_behind(tmp_path: Path, path: str) -> None:
+    with Launch(tmp_path / "data", workers=1, environment={"PATH": path}) as service:
+        job = httpx2.post(f"{service.url}/api/v1/jobs", json=SPEC).json()["id"]
+        assert eventually(lambda: finished(service.url, job), 60)
+        assert httpx2.get(f"{service.url}/api/v1/jobs/{job}").json()["state"] == "succeeded"
+        assert len(of_service(service.data)) >= 2
+        with pytest.raises(CannotStart, match=f"Another service has the data folder .*{service.url}"), Launch(service.data):
+            pass
+        assert service.process is not None
+        started = time.monotonic()
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(20) == 0
+        assert time.monotonic() - started < 10
+        assert of_service(service.data) == {}
+        assert running(service.data) is None
+
+
+def test_what_dies_is_started_again_and_nothing_survives_the_parent(tmp_path: Path) -> None:
+    with Launch(tmp_path / "data", workers=1) as service:
+        for what in ("service.app", "workers.app", "redis-server"):
+            victims = [pid for pid, command in of_service(service.data).items() if what in command]
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+        job = ""
+
+        def accepted() -> bool:
+            nonlocal job
+            try:
+                answer = httpx2.post(f"{service.url}/api/v1/jobs", json=SPEC)
+            except httpx2.TransportError:
+                return False
+            job = answer.json().get("id", "")
+            return answer.status_code == 202
+
+        assert eventually(accepted, 60)
+        assert eventually(lambda: finished(service.url, job), 60)
+        assert service.process is not None
+        service.process.kill()
+        assert eventually(lambda: of_service(service.data) == {}, 8), of_service(service.data)
+
+
+def test_a_service_that_cannot_be_kept_alive_is_given_up_with_its_last_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "temper", "up", "--data", str(tmp_path), "--port", "0"]
+    environment = {**os.environ, "TEMPER_LEASE_S": "-1"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90, env=environment)
+    assert answer.returncode == 1
+    assert "lease_s" in answer.stderr
+    assert of_service(tmp_path) == {}

@@ -1,0 +1,251 @@
+"""A real worker's life: it hears the bell, runs, cancels, drains, and leaves nothing behind when it is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.storage import jobs, models, workers
+
+
+def until(what: Any, within_s: float = 15.0) -> Any:
+    """What the function returns once that is true; fails when the time is up."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"not within {within_s} s")
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def descendants(pid: int) -> set[int]:
+    """All living processes below that one."""
+    found, todo = set[int](), [pid]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            children = {int(child) for child in task.read_text().split()}
+            todo += children - found
+            found |= children
+    return found
+
+
+def ready(house: Any) -> bool:
+    return "ready." in house.log.read_text()
+
+
+@pytest.fixture(params=["redis", "filesystem", "none"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "redis":
+        url: str = request.getfixturevalue("redis")
+        return url
+    return f"filesystem://{tmp_path / 'broker'}" if request.param == "filesystem" else ""
+
+
+def test_a_job_runs_to_its_model(open_house: Any, broker: str) -> None:
+    house = open_house(broker)
+    worker = house.worker()
+    job = house.submit(parts=3, epochs=4)
+    done = house.ends(job)
+    assert (done.state, done.stop_reason, done.attempt) == ("succeeded", "epochs", 1)
+    assert [part["epoch"] for part in done.result["parts"]] == [4, 4, 4]
+    assert house.states(job) == [("queued", None), ("running", None), ("succeeded", None)]
+    assert all("celery False sqlalchemy False" in line for line in house.lines(job) if line.startswith("pid"))
+    with house.database.read() as c:
+        model = models.get(c, "default", "digits")
+        assert [found.slots for found in workers.seen(c, 5)] == [1]
+    assert (house.settings.files / model.files["model.safetensors"]["key"]).exists()
+    worker.terminate()
+    assert worker.wait(10) == 0
+    with house.database.read() as c:
+        assert workers.seen(c, 60) == []
+
+
+@pytest.mark.parametrize("kind", ["redis", "filesystem"])
+def test_a_ring_wakes_a_warm_worker(open_house: Any, request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    url = request.getfixturevalue("redis") if kind == "redis" else f"filesystem://{tmp_path / 'broker'}"
+    house = open_house(url, poll_s=30.0)
+    house.worker()
+    house.ends(house.submit(epochs=1))
+    until(lambda: ready(house))
+    waits = []
+    for _ in range(4):
+        time.sleep(0.2)
+        began = time.time()
+        job = house.submit(epochs=1)
+        house.ends(job)
+        waits.append(float(house.lines(job)[1].split()[1]) - began)
+    assert min(waits) < (0.15 if kind == "redis" else 0.4)
+    assert max(waits) < 2.0
+
+
+def test_jobs_run_without_their_broker(open_house: Any, tmp_path: Path) -> None:
+    house = open_house(f"redis+socket://{tmp_path / 'nobody.sock'}", poll_s=0.3)
+    worker = house.worker()
+    began = time.monotonic()
+    job = house.submit(epochs=1)
+    assert time.monotonic() - began < 1.0
+    assert house.ends(job).state == "succeeded"
+    worker.terminate()
+    assert worker.wait(12) == 0
+
+
+def test_a_hung_broker_does_not_hold_who_submits(open_house: Any, redis: str) -> None:
+    house = open_house(redis)
+    house.submit()
+    (server,) = [pid for pid in descendants(os.getpid()) if Path(f"/proc/{pid}/comm").read_text().strip() == "redis-server"]
+    os.kill(server, signal.SIGSTOP)
+    began = time.monotonic()
+    house.submit()
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_cancel_kills(open_house: Any) -> None:
+    house = open_house()
+    house.worker()
+    job = house.submit(parts=2, act="sleep")
+    trainer = house.trainer(job)
+    assert alive(trainer)
+    house.ask(jobs.cancel, job)
+    began = time.monotonic()
+    assert house.ends(job).state == "cancelled"
+    assert time.monotonic() - began < 3.0
+    assert not alive(trainer)
+    assert house.ends(house.submit(epochs=1)).state == "succeeded"
+
+
+def test_a_stop_finishes_with_what_there_is(open_house: Any) -> None:
+    house = open_house()
+    house.worker()
+    job = house.submit(epochs=500, pause_s=0.05)
+    house.trainer(job)
+    house.ask(jobs.stop, job)
+    done = house.ends(job)
+    assert (done.state, done.stop_reason) == ("succeeded", "user_stop")
+    assert done.progress["epoch"] < 500
+
+
+def test_the_time_limit_ends_like_a_stop(open_house: Any) -> None:
+    house = open_house()
+    house.worker()
+    done = house.ends(house.submit(epochs=500, pause_s=0.05, limits={"time_s": 0.8}))
+    assert (done.state, done.stop_reason) == ("succeeded", "time_limit")
+
+
+def test_a_failure_ends_the_job_and_its_siblings(open_house: Any) -> None:
+    house = open_house(slots=2)
+    house.worker()
+    job = house.submit(act="fail")
+    failed = house.ends(job)
+    assert (failed.state, failed.error["title"], failed.error["retryable"], failed.attempt) == ("failed", "X", False, 1)
+    assert failed.error["log"] == house.lines(job)
+
+
+def test_a_dead_trainer_is_tried_again(open_house: Any) -> None:
+    house = open_house()
+    house.worker()
+    job = house.submit(act="die")
+    done = house.ends(job)
+    assert (done.state, done.attempt) == ("succeeded", 3)
+    assert ("running", "Trainer killed by SIGKILL") in house.states(job)
+
+
+def test_a_hung_trainer_is_killed_and_at_last_fails(open_house: Any) -> None:
+    house = open_house(max_attempts=2)
+    house.worker()
+    job = house.submit(act="sleep", limits={"stall_s": 0.7})
+    failed = house.ends(job)
+    assert (failed.state, failed.attempt, failed.error["type"]) == ("failed", 2, "/problems/stalled")
+    assert not alive(house.trainer(job))
+
+
+def test_what_cannot_be_stored_fails_the_job_not_the_worker(open_house: Any) -> None:
+    house = open_house(max_attempts=1)
+    house.worker()
+    assert house.ends(house.submit(act="nonsense")).error["type"] == "/problems/worker-fault"
+    assert house.ends(house.submit(epochs=1)).state == "succeeded"
+
+
+def test_a_killed_worker_leaves_no_process(open_house: Any) -> None:
+    house = open_house()
+    worker = house.worker()
+    job = house.submit(act="sleep")
+    trainer = house.trainer(job)
+    below = descendants(worker.pid)
+    assert trainer in below
+    worker.kill()
+    worker.wait()
+    until(lambda: not any(alive(pid) for pid in below), within_s=1.0)
+
+
+def test_a_killed_workers_job_goes_on_elsewhere(open_house: Any) -> None:
+    house = open_house()
+    worker = house.worker()
+    job = house.submit(epochs=30, pause_s=0.1)
+    until(lambda: house.job(job).progress["epoch"] >= 3)
+    worker.kill()
+    worker.wait()
+    house.worker()
+    done = house.ends(job)
+    assert (done.state, done.attempt) == ("succeeded", 2)
+    assert done.result["parts"][0]["begin"] >= 3
+    assert house.states(job)[1:4] == [("running", None), ("queued", "worker lost"), ("running", None)]
+
+
+def test_a_paused_worker_wakes_as_a_ghost(open_house: Any) -> None:
+    house = open_house(lease_s=1.5)
+    first = house.worker()
+    job = house.submit(epochs=30, pause_s=0.1)
+    trainer = house.trainer(job)
+    first.send_signal(signal.SIGSTOP)
+    os.kill(trainer, signal.SIGSTOP)
+    house.worker()
+    until(lambda: house.job(job).attempt == 2)
+    first.send_signal(signal.SIGCONT)
+    os.kill(trainer, signal.SIGCONT)
+    until(lambda: not alive(trainer))
+    assert (house.ends(job).state, house.ends(job).attempt) == ("succeeded", 2)
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_drain_gives_back(open_house: Any, deaf: bool) -> None:
+    house = open_house()
+    worker = house.worker()
+    job = house.submit(epochs=100, pause_s=0.1, deaf=deaf)
+    until(lambda: house.job(job).progress["epoch"] >= 2)
+    trainer = house.trainer(job)
+    began = time.monotonic()
+    worker.terminate()
+    assert worker.wait(12) == 0
+    assert time.monotonic() - began < 8.0
+    assert not alive(trainer)
+    given = house.job(job)
+    assert (given.state, given.reason, given.attempt) == ("queued", "worker drained", 1)
+    with house.database.write() as c:
+        jobs.cancel(c, "default", job)
+
+
+def test_slots_run_side_by_side(open_house: Any) -> None:
+    house = open_house(slots=2)
+    house.worker()
+    job = house.submit(parts=2, act="sleep")
+    until(lambda: len([line for line in house.lines(job) if line.startswith("pid")]) == 2)
+    house.ask(jobs.cancel, job)
+    assert house.ends(job).state == "cancelled"
+
+
+def test_the_supervisor_loads_no_torch() -> None:
+    code = "import sys, workers.app; assert not {'torch', 'numpy'} & sys.modules.keys(), 'heavy'"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent.parent)
