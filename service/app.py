@@ -16,7 +16,7 @@ from service import logs
 from service.data import builtin, staging
 from service.inference.serving import Shelf
 from service.queue import Doorbell
-from service.routes import datasets, health, history, jobs, models, pages, predictions, problems
+from service.routes import catalog, datasets, health, history, jobs, models, pages, predictions, problems
 from service.routes.dependencies import Services
 from service.routes.openapi import Application
 from service.routes.requests import Requests
@@ -25,7 +25,7 @@ from service.storage import migrate
 from service.storage.files import Folder
 from service.storage.sessions import Database
 
-ROUTERS = (health.router, datasets.router, jobs.router, history.router, models.router, predictions.router, pages.router)
+ROUTERS = (health.router, datasets.router, jobs.router, history.router, models.router, predictions.router, catalog.router, pages.router)
 KEEP_ALIVE_S = 5
 
 

@@ -11,7 +11,7 @@ from service.tricks.adversarial import AdversarialTraining
 from service.tricks.attacks import Attack
 from service.tricks.augmentation import Augmentation
 from service.tricks.bagging import Ensemble
-from service.tricks.choices import only, refuse
+from service.tricks.choices import Only, refuse
 from service.tricks.modes import Asking
 from service.tricks.multitask import Target
 from service.tricks.normalization import Preprocessing
@@ -55,7 +55,7 @@ def _device(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 Labels = Annotated[dict[str, str], AfterValidator(_labels)]
-BatchSize = Annotated[int | str, BeforeValidator(_batch)]
+BatchSize = Annotated[Annotated[int, Field(ge=1)] | Literal["full"], BeforeValidator(_batch)]
 DataSplit = Annotated[Split | Literal["given"], BeforeValidator(_split)]
 
 
@@ -63,55 +63,90 @@ class Limits(Value):
     """Bounds on a running job, in seconds."""
 
     time_s: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after which the job ends with the best weights so far."""
     stall_s: Annotated[float, Field(gt=0)] = 600
+    """Seconds without progress after which an attempt is killed."""
 
 
 class _Job(Value):
     """What every kind of job has."""
 
     name: Name | None = None
+    """The model's name; null: the dataset's."""
     seed: Seed = 0
+    """Of all random streams."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Higher goes first."""
     labels: Labels = Field(default_factory=dict)
+    """Up to 32 pairs of strings, to find the job by."""
     limits: Limits = Limits()
+    """Bounds on time."""
 
 
 class TrainSpec(_Job):
     """One training job of k >= 1 members; only `dataset` and `architecture` are required."""
 
     kind: Literal["train"] = "train"
-    dataset: str
+    """Training."""
+    dataset: Annotated[str, Field(examples=["digits"])]
+    """Id or name of a dataset."""
     split: DataSplit | None = None
+    """Which rows validate and test; "given": the dataset's own parts."""
     targets: Annotated[tuple[Target, ...], ITEMS, Field(min_length=1, max_length=64)] | None = None
+    """What is predicted; null: what the dataset says."""
     features: Features = Features()
+    """Which columns are inputs, and how they are read."""
     preprocessing: Preprocessing = Preprocessing()
-    architecture: Architecture
+    """How inputs and targets are scaled."""
+    architecture: Annotated[Architecture, Field(examples=[{"type": "mlp", "hidden": [64, 64]}])]
+    """The network."""
     regularizers: Annotated[tuple[Regularizer, ...], ITEMS, Field(max_length=64)] = ()
+    """Penalties and constraints on weights."""
     augmentation: Annotated[tuple[Augmentation, ...], ITEMS, Field(max_length=32)] = ()
+    """Changes of training rows that keep their labels."""
     adversarial_training: AdversarialTraining | None = None
+    """Training on rows moved against the network."""
     ensemble: Ensemble = Ensemble()
-    init: Annotated[Any, only(None)] = None
+    """Members."""
+    init: Annotated[Any, Only(None)] = None
+    """A stored model to start from."""
     optimizer: Optimizer = Adam()
+    """How weights move."""
     schedule: Schedule = Constant()
+    """How the learning rate changes."""
     epochs: Annotated[int, Field(ge=1)] = 100
+    """Passes over the training rows."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Most optimizer steps."""
     batch_size: BatchSize | None = None
+    """Rows of a step; "full": all."""
     gradient_clip: GradientClip | None = None
-    precision: Annotated[Literal["fp32", "bf16"], only("fp32")] = "fp32"
+    """A bound on the gradient."""
+    precision: Annotated[Literal["fp32", "bf16"], Only("fp32")] = "fp32"
+    """Of the arithmetic."""
     early_stopping: EarlyStopping | None = EarlyStopping()
+    """When to stop; null: after all epochs."""
     device: Annotated[str, AfterValidator(_device)] = "auto"
+    """auto, cpu, cuda or cuda:N."""
     checkpoint_interval_s: Annotated[float, Field(ge=0)] = 1
+    """Seconds between checkpoints, at least."""
 
 
 class RobustnessSpec(_Job, Asking):
     """Attacks on a stored model over the rows of a part of its dataset, at each epsilon."""
 
     kind: Literal["robustness"] = "robustness"
-    model: str
+    """A robustness check."""
+    model: Annotated[str, Field(examples=["digits"])]
+    """Id, name, name:version or name@alias."""
     split: Literal["train", "validation", "test"] = "test"
+    """The part whose rows are attacked."""
     rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    attacks: Annotated[tuple[Attack, ...], ITEMS, Field(min_length=1, max_length=16)]
-    epsilons: Annotated[tuple[Annotated[float, Field(ge=0)], ...], ITEMS, Field(min_length=1, max_length=64)]
+    """Most rows: the first of the part."""
+    attacks: Annotated[tuple[Attack, ...], ITEMS, Field(min_length=1, max_length=16, examples=[[{"type": "fgsm"}]])]
+    """The attacks, without epsilon."""
+    epsilons: Annotated[tuple[Annotated[float, Field(ge=0)], ...], ITEMS, Field(min_length=1, max_length=64, examples=[[0.0, 1.0]])]
+    """Sizes of the perturbation, ascending, in the inputs' own unit."""
 
     @model_validator(mode="before")
     @classmethod

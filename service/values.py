@@ -11,7 +11,7 @@ NAME = re.compile(r"(?!ds_|job_|mdl_|key_)[a-z0-9][a-z0-9._-]{0,63}")
 class Value(BaseModel):
     """A frozen, strictly read piece of a spec: unknown fields, coercions and non-finite numbers are errors."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     def dump(self) -> dict[str, Any]:
         """The value as JSON types."""

@@ -21,11 +21,17 @@ class Features(Value):
     """Which columns of a table are inputs, and what becomes of categories and missing cells."""
 
     use: Annotated[tuple[str, ...], ITEMS] | None = None
+    """The columns that are inputs; null: all that are left."""
     drop: Annotated[tuple[str, ...], ITEMS] | None = None
+    """Columns that are no inputs."""
     max_categories: Annotated[int, Declared(ge=1, le=10_000)] = 100
+    """Categories of a column that get a column of their own; rarer ones share one."""
     unknown: Literal["other", "error"] = "other"
+    """What becomes of a category that training never saw."""
     missing: Literal["impute", "error"] = "impute"
+    """Whether a missing value is imputed or refused."""
     weight: Literal["column"] | None = None
+    """A column of sample weights."""
 
     @model_validator(mode="after")
     def _one_list(self) -> "Features":

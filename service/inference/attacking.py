@@ -26,8 +26,11 @@ class AttackRequest(Asking):
     """Rows with their labels, the attack, and the predictor that it is made on."""
 
     inputs: list[Any]
+    """Rows, as for a prediction."""
     labels: list[Any] | dict[str, list[Any]]
+    """What is right for each row; by target where there are several."""
     attack: Attack
+    """The attack."""
 
 
 def box_of(attack: Attack, encoding: Encoding) -> Box:

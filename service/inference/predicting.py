@@ -31,8 +31,11 @@ class PredictRequest(Asking):
     model_config = ConfigDict(serialize_by_alias=True)
 
     inputs: list[Any]
+    """Rows: arrays in the signature's order or objects by field name."""
     parts: Annotated[Annotated[tuple[Part, ...], ITEMS, AfterValidator(_parts)] | None, Field(alias="return")] = None
+    """What the answer says besides the prediction."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Of the interval."""
 
 
 def predict(model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None = None, level: float = 0.9) -> dict[str, Any]:

@@ -32,14 +32,23 @@ class MLP(Value):
     """Linear layers with activations; an empty `hidden` is a linear model. Inputs of any shape are flattened row-major."""
 
     type: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Width, ...], ITEMS, Field(max_length=128)]
+    """Multi-layer perceptron."""
+    hidden: Annotated[tuple[Width, ...], ITEMS, Field(max_length=128, examples=[[64, 64]])]
+    """Widths of the hidden layers; none makes a linear model."""
     activation: ActivationName = "relu"
+    """After each hidden layer."""
     bias: bool = True
+    """Whether hidden layers have biases."""
     batch_norm: bool = False
+    """Whether hidden layers are batch-normalized."""
     residual: bool = False
+    """Whether pairs of layers after the first are bridged."""
     init: Literal["torch", "he", "glorot"] = "torch"
+    """How weights start."""
     dropout: DropoutRates | None = None
+    """Rates of dropping units; a number is the rate of hidden ones."""
     logit_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """A fixed factor on logits, in training and after."""
 
     @model_validator(mode="after")
     def _fits(self) -> "MLP":

@@ -63,10 +63,11 @@ def fold(c: Connection, job_id: str, *, back: str | None = None, reason: str | N
         _close_queued(c, job_id)
     if state == "failed":
         fresh |= _failure(c, job_id, parts)
-    if back == LOST and state == "running":  # the job never stood still, yet its history tells of the loss
+    went_on = back == LOST and state == "running"
+    if went_on:  # the job never stood still, yet its history tells of the loss and of the going on
         lost = {"state": "queued", "phase": "waiting", "reason": back, "attempt": job.attempt}
         events.append(c, job.project_id, job_id, "state", lost)
-    _commit(c, job, fresh)
+    _commit(c, job, fresh, went_on)
 
 
 def fold_progress(c: Connection, job_id: str) -> None:
@@ -80,18 +81,18 @@ def fold_progress(c: Connection, job_id: str) -> None:
     _commit(c, job, {"phase": phase_of(job, job.state, parts), **progress_of(job, parts, job.state)})
 
 
-def _commit(c: Connection, job: AnyRow, fresh: Mapping[str, Any]) -> None:
-    """Write what changed, with its events, or nothing at all."""
+def _commit(c: Connection, job: AnyRow, fresh: Mapping[str, Any], went_on: bool = False) -> None:
+    """Write what changed, with its events, or nothing at all; a job that `went_on` after a loss says so in any case."""
     before = job._mapping
     changed = {name: value for name, value in fresh.items() if before[name] != value}
-    if not changed:
+    if not changed and not went_on:
         return
     after = {**before, **changed}
     told = changed.keys() & {"progress", "best", "phase"}
     if told:
         changed["progressed_at"] = job.now
     c.execute(update(jobs).where(jobs.c.id == job.id).values(version=job.version + 1, **changed))
-    if changed.keys() & {"state", "attempt", "reason"}:
+    if went_on or changed.keys() & {"state", "attempt", "reason"}:
         events.append(c, job.project_id, job.id, "state", {name: after[name] for name in ("state", "phase", "reason", "attempt")})
     if told and after["state"] not in DONE:
         data = {**after["progress"], "phase": after["phase"], "best": after["best"]}

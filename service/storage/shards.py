@@ -72,6 +72,9 @@ def _candidate(c: Connection, max_attempts: int) -> AnyRow | None:
         .limit(1)
         .with_for_update(skip_locked=True)
     )
+    if c.dialect.name == "postgresql":
+        # Statistics of a queue that was empty make the planner sort a burst of thousands for each claim; the index has the order.
+        c.execute(text("SET LOCAL enable_sort = off"))
     return c.execute(query).one_or_none()
 
 

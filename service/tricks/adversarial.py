@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from service.tricks.choices import only, tagged
+from service.tricks.choices import Only, tagged
 from service.tricks.norms import NORMS, NormName
 from service.values import Value
 
@@ -19,9 +19,13 @@ class FGSMTraining(Value):
     """
 
     method: Literal["fgsm"] = "fgsm"
-    norm: Annotated[NormName, only("linf", "l2")] = "linf"
-    epsilon: Annotated[float, Field(ge=0)]
+    """FGSM."""
+    norm: Annotated[NormName, Only("linf", "l2")] = "linf"
+    """In which the perturbation is measured."""
+    epsilon: Annotated[float, Field(ge=0, examples=[1.0])]
+    """Its size, in the inputs' own unit."""
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The share of the adversarial loss."""
 
     def perturb(self, x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Rows x [N, ...] moved by epsilon along the direction that raises `loss_of` most."""

@@ -11,11 +11,12 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from service.tricks.choices import only, refuse
+from service.tricks.choices import Only, refuse
 from service.tricks.norms import NORMS, Norm, NormName, rows
 from service.values import ITEMS, Seed, Value
 
-Epsilon = Annotated[float, Field(ge=0)]
+Bound = Annotated[float, Field(ge=-1e30, le=1e30)]
+Epsilon = Annotated[float, Field(ge=0, examples=[1.0])]
 
 
 class LossOf(Protocol):
@@ -62,14 +63,22 @@ class Attacked(NamedTuple):
 class _Attack(Value):
     """What all attacks share."""
 
-    norm: Annotated[NormName, only("linf", "l2")] = "linf"
+    norm: Annotated[NormName, Only("linf", "l2")] = "linf"
+    """In which a perturbation is measured."""
     epsilon: Epsilon
-    bounds: Literal["data"] | Annotated[tuple[float, float], ITEMS] | None = "data"
-    target: Annotated[Any, only(None)] = None
+    """The largest perturbation, in the inputs' own unit."""
+    bounds: Literal["data"] | Annotated[tuple[Bound, Bound], ITEMS] | None = "data"
+    """Where inputs may lie: within the training rows ("data"), within [low, high], or anywhere (null)."""
+    target: Annotated[Any, Only(None)] = None
+    """The class to reach; null: any other."""
     seed: Seed = 0
-    source: Annotated[Any, only(None)] = None
+    """Of the random start or noise."""
+    source: Annotated[Any, Only(None)] = None
+    """Whose gradient is followed; null: that of the predictor asked."""
     immutable: Annotated[tuple[str, ...], ITEMS] = ()
-    unit: Annotated[Literal["raw", "std"], only("raw")] = "raw"
+    """Fields of a table that must not change."""
+    unit: Annotated[Literal["raw", "std"], Only("raw")] = "raw"
+    """Of epsilon: the inputs' own."""
 
     @field_validator("bounds", mode="before")
     @classmethod
@@ -108,6 +117,7 @@ class GaussianNoise(_Attack):
     """A control: linf: entries N(0, epsilon^2); l2: a random direction of length epsilon."""
 
     type: Literal["gaussian_noise"] = "gaussian_noise"
+    """Gaussian noise."""
 
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """One draw per row."""
@@ -120,6 +130,7 @@ class UniformNoise(_Attack):
     """A control: uniform in the ball."""
 
     type: Literal["uniform_noise"] = "uniform_noise"
+    """Noise uniform in the ball."""
 
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """One draw per row."""
@@ -130,6 +141,7 @@ class RandomSign(_Attack):
     """The control of FGSM's own length: +-epsilon in every entry (l2: scaled to length epsilon)."""
 
     type: Literal["random_sign"] = "random_sign"
+    """Every entry up or down by epsilon, at random."""
 
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """One draw per row."""
@@ -141,6 +153,7 @@ class FGSM(_Attack):
     """The fast gradient sign method, x + epsilon sign(grad), and its l2 twin (Goodfellow et al. 2015, section 4)."""
 
     type: Literal["fgsm"] = "fgsm"
+    """One step along the sign of the gradient."""
 
     @property
     def passes(self) -> int:
@@ -161,11 +174,17 @@ class PGD(_Attack):
     """
 
     type: Literal["pgd"] = "pgd"
+    """Many projected steps along the gradient."""
     steps: Annotated[int, Field(ge=1, le=10_000)] = 40
+    """Steps of each restart."""
     step_size: Annotated[float, Field(gt=0)] | None = None
+    """Length of a step; null: 2.5 epsilon / steps."""
     restarts: Annotated[int, Field(ge=1, le=100)] = 1
+    """Starts; the worst counts."""
     random_start: bool = True
+    """Whether to start at random inside the ball."""
     loss: Literal["cross_entropy", "margin"] = "cross_entropy"
+    """What is raised: cross-entropy or the margin between the best wrong class and the right one."""
 
     @property
     def criterion(self) -> str:

@@ -14,8 +14,11 @@ class GaussianNoise(Value):
     """x + N(0, std^2), independently per entry; rows are chosen with `probability`."""
 
     type: Literal["gaussian_noise"] = "gaussian_noise"
-    std: Annotated[float, Field(ge=0)]
+    """Gaussian noise."""
+    std: Annotated[float, Field(ge=0, examples=[1.0])]
+    """Standard deviation, in the inputs' own unit."""
     probability: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of rows that is changed."""
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A changed copy of rows x [N, ...]."""

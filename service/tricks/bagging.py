@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from service.seeds import derive
-from service.tricks.choices import only, refuse
+from service.tricks.choices import Only, refuse
 from service.values import ITEMS, Seed, Value
 
 
@@ -15,11 +15,17 @@ class Ensemble(Value):
     """k members; without `bootstrap` they differ by initialization and order alone (a deep ensemble)."""
 
     size: Annotated[int, Field(ge=1)] = 1
+    """Members, k."""
     bootstrap: bool = False
+    """Whether each member trains on its own sample of the rows, drawn with replacement (bagging)."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of the training rows that a member gets."""
     seeds: Annotated[tuple[Seed, ...], ITEMS] | None = None
-    selection: Annotated[str | None, only(None)] = None
-    vary: Annotated[dict[str, list[float]] | None, only(None)] = None
+    """A seed per member; equal seeds make equal members."""
+    selection: Annotated[str | None, Only(None)] = None
+    """How members would be selected after training."""
+    vary: Annotated[dict[str, list[float]] | None, Only(None)] = None
+    """What would differ from member to member."""
 
     @model_validator(mode="after")
     def _one_seed_each(self) -> "Ensemble":

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from pydantic import AfterValidator, BeforeValidator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 
 def refuse(code: str, message: str, **context: Any) -> PydanticCustomError:
@@ -12,15 +13,22 @@ def refuse(code: str, message: str, **context: Any) -> PydanticCustomError:
     return PydanticCustomError(code, "{message}", {"message": message, **context})
 
 
-def only(*values: Any) -> AfterValidator:
-    """A field of the contract of which this release has these values alone."""
+class Only:
+    """A field of the contract of which this release has these values alone; the schema shows no others."""
 
-    def check(value: Any) -> Any:
-        if value not in values:
-            raise refuse("unknown-choice", f"this release has only {', '.join(map(repr, values))}")
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": list(self.values)}
+
+    def _check(self, value: Any) -> Any:
+        if value not in self.values:
+            raise refuse("unknown-choice", f"this release has only {', '.join(map(repr, self.values))}")
         return value
-
-    return AfterValidator(check)
 
 
 def tagged(tag: str, *kinds: str) -> BeforeValidator:

@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
 
-from service.tricks.choices import only, refuse
+from service.tricks.choices import Only, refuse
 from service.values import ITEMS, DropRate, Value
 
 _STEPS = 2**16
@@ -93,8 +93,11 @@ class Dropout(Value):
     """Rates of dropping: of inputs, and of hidden units, one for all layers or one per layer."""
 
     input: DropRate = 0.0
+    """Rate of dropping inputs."""
     hidden: Annotated[tuple[DropRate, ...], ITEMS, BeforeValidator(_rates), PlainSerializer(_shortest)] = (0.0,)
-    channel: Annotated[float, only(0.0)] = 0.0
+    """Rate of dropping hidden units: one for all layers, or a list with one per layer."""
+    channel: Annotated[float, Only(0.0)] = 0.0
+    """Rate of dropping whole channels of a convolution; 0 without convolutions."""
 
     def hidden_rates(self, layers: int) -> tuple[float, ...]:
         """One rate per hidden layer; a single rate stands for all."""

@@ -13,6 +13,13 @@ DropoutAxis = Literal["weight_scaled", "monte_carlo", "exact", "sampled"]
 Combine = Literal["arithmetic", "geometric", "vote"]
 EXACT_UNITS = 16
 
+MEANINGS: dict[Mode, str] = {
+    "single": "One network, the best on validation, in one forward pass.",
+    "weight_scaled": "The same numbers, asserting that dropout's weight scaling inference rule applies.",
+    "monte_carlo": "The average over sampled dropout masks of the best network: dropout as bagging.",
+    "exact": "The average over every dropout mask, for at most 16 droppable units.",
+    "ensemble": "The average over all members.",
+}
 _POINTS: dict[Mode, tuple[Literal["best", "all"], DropoutAxis]] = {
     "single": ("best", "weight_scaled"),
     "weight_scaled": ("best", "weight_scaled"),
@@ -82,12 +89,19 @@ class Asking(Value):
     """The fields of a request that choose the predictor; `mode` and the axes exclude each other."""
 
     mode: Mode | None = None
-    members: Annotated[int | str | None, BeforeValidator(_members)] = None
+    """A named point on the axes; null: ensemble for several members, else single."""
+    members: Annotated[Annotated[int, Field(ge=0)] | Literal["best", "all"] | None, BeforeValidator(_members)] = None
+    """"best", "all" or an index."""
     dropout: DropoutAxis | None = None
+    """What becomes of dropout."""
     combine: Combine = "arithmetic"
+    """How answers are averaged."""
     samples: Annotated[int, Field(ge=1, le=100_000)] = 50
+    """Masks per member under monte_carlo."""
     seed: Seed = 0
-    weights: Annotated[str | tuple[float, ...], BeforeValidator(_weights)] = "model"
+    """Of the masks."""
+    weights: Annotated[Literal["model", "equal"] | tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_weights)] = "model"
+    """Of the networks asked: those of the model, equal ones, or a list."""
 
     def axes(self, model: Asked) -> Axes:
         """The resolved point; raises Invalid or ModeUnavailable where this model has none."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from service.tricks.choices import only, refuse
+from service.tricks.choices import Only, refuse
 from service.values import Value
 
 VARIANCE_FLOOR = 1e-6
@@ -20,6 +20,7 @@ def _fixed(value: Any) -> Any:
     return value
 
 
+TargetName = Annotated[str, Field(min_length=1, max_length=1000, examples=["label"])]
 TargetWeight = Annotated[float, Field(gt=0, le=1e6), BeforeValidator(_fixed)]
 
 
@@ -35,12 +36,19 @@ class Classification(Value):
     """One of C classes; labels are indices, -1 where missing."""
 
     task: Literal["classification"] = "classification"
-    name: str
-    loss: Annotated[Literal["cross_entropy", "focal"], only("cross_entropy")] = "cross_entropy"
+    """One of several classes."""
+    name: TargetName
+    """The field that holds the labels."""
+    loss: Annotated[Literal["cross_entropy", "focal"], Only("cross_entropy")] = "cross_entropy"
+    """Cross-entropy."""
     weight: TargetWeight = 1.0
-    class_weights: Annotated[Any, only(None)] = None
-    label_smoothing: Annotated[float, only(0.0)] = 0.0
-    decision: Annotated[Any, only("argmax")] = "argmax"
+    """This target's share in the objective."""
+    class_weights: Annotated[Any, Only(None)] = None
+    """Weights of the classes."""
+    label_smoothing: Annotated[float, Only(0.0)] = 0.0
+    """Share of a label that goes to the other classes."""
+    decision: Annotated[Any, Only("argmax")] = "argmax"
+    """How probabilities become a class: the most probable one."""
 
     def outputs(self, width: int) -> int:
         """Raw outputs of the head for C = `width` classes."""
@@ -63,11 +71,17 @@ class Regression(Value):
     """D numbers, standardized inside the model; labels float32 [N, D] in normalized units, NaN where missing."""
 
     task: Literal["regression"] = "regression"
-    name: str
-    loss: Annotated[Literal["mse", "mae", "huber", "gaussian_nll", "quantile"], only("mse", "gaussian_nll")] = "mse"
+    """One number or several."""
+    name: TargetName
+    """The field that holds the values."""
+    loss: Annotated[Literal["mse", "mae", "huber", "gaussian_nll", "quantile"], Only("mse", "gaussian_nll")] = "mse"
+    """Squared error, or the likelihood of a Gaussian whose variance is learned too."""
     weight: TargetWeight = 1.0
-    output: Annotated[Literal["identity", "tanh"], only("identity")] = "identity"
-    noise_std: Annotated[Any, only(None)] = None
+    """This target's share in the objective."""
+    output: Annotated[Literal["identity", "tanh"], Only("identity")] = "identity"
+    """The head's output function."""
+    noise_std: Annotated[Any, Only(None)] = None
+    """Observation noise in the target's unit."""
 
     def outputs(self, width: int) -> int:
         """Raw outputs of the head for D = `width` numbers: a mean each, and a variance with a Gaussian loss."""

@@ -78,8 +78,11 @@ class Preprocessing(Value):
     """How inputs and regression targets are brought to a common scale; fitted on the training rows only."""
 
     normalize: Literal["standard", "minmax", "none"] = "standard"
+    """Standard: mean 0 and standard deviation 1; minmax: 0 to 1; none: as they are."""
     per: Scope | None = None
+    """What shares one mean and scale: a column, a channel or all entries; null takes what the data suggest."""
     normalize_targets: bool = True
+    """Whether regression targets are standardized in training; answers are in their own unit either way."""
 
     def scope(self, kind: str, dtype: str) -> Scope:
         """What shares one mean and scale: a column, a channel, or everything."""

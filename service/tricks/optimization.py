@@ -18,9 +18,13 @@ class SGD(Value):
     """Stochastic gradient descent, with (Nesterov) momentum."""
 
     type: Literal["sgd"] = "sgd"
+    """Stochastic gradient descent."""
     learning_rate: Rate = 0.1
+    """Length of a step."""
     momentum: Momentum = 0.9
+    """Share of the last step that goes into the next."""
     nesterov: bool = False
+    """Whether the gradient is taken ahead of the momentum."""
 
     def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains)."""
@@ -36,7 +40,9 @@ class _Adaptive(Value):
     """What Adam and AdamW share."""
 
     learning_rate: Rate = 1e-3
+    """Length of a step."""
     betas: Annotated[tuple[Momentum, Momentum], ITEMS] = (0.9, 0.999)
+    """Decay of the two moment estimates."""
 
     def step_sizes(self, optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> list[Tensor]:
         """Per coordinate lr / (sqrt(v_hat) + eps): a proximal step in Adam's own metric (science.md 5)."""
@@ -55,6 +61,7 @@ class Adam(_Adaptive):
     """Adam (Kingma and Ba 2015)."""
 
     type: Literal["adam"] = "adam"
+    """Adam."""
 
     def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains)."""
@@ -65,7 +72,9 @@ class AdamW(_Adaptive):
     """Adam with decoupled weight decay, w <- (1 - lr weight_decay) w, of weights alone (Loshchilov and Hutter 2019)."""
 
     type: Literal["adamw"] = "adamw"
+    """Adam with decoupled weight decay."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decay of weights per step, times the learning rate."""
 
     def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains), which do not decay."""
@@ -77,6 +86,7 @@ class Constant(Value):
     """The learning rate as it is."""
 
     type: Literal["constant"] = "constant"
+    """A constant learning rate."""
 
     def multiplier(self, step: int, *, steps_per_epoch: int, steps: int) -> float:
         """What multiplies the learning rate at a step counted from 0."""
@@ -87,8 +97,11 @@ class StepDecay(Value):
     """Times `factor` after each `every` epochs."""
 
     type: Literal["step"] = "step"
-    every: Annotated[int, Field(ge=1)]
+    """A learning rate that falls in steps."""
+    every: Annotated[int, Field(ge=1, examples=[30])]
+    """Epochs between two steps."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """What each step multiplies the learning rate with."""
 
     def multiplier(self, step: int, *, steps_per_epoch: int, steps: int) -> float:
         """What multiplies the learning rate at a step counted from 0."""
@@ -99,8 +112,11 @@ class Cosine(Value):
     """Half a cosine from 1 to `final` over all epochs, per step, after a linear warm-up (Loshchilov and Hutter 2017)."""
 
     type: Literal["cosine"] = "cosine"
+    """A learning rate that falls along half a cosine."""
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of the learning rate that is left at the end."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0
+    """Epochs of linear rise before."""
 
     def multiplier(self, step: int, *, steps_per_epoch: int, steps: int) -> float:
         """What multiplies the learning rate at a step counted from 0."""
@@ -115,6 +131,7 @@ class GradientClip(Value):
     """Scale the whole gradient down to this L2 norm."""
 
     norm: Annotated[float, Field(gt=0)]
+    """Longest gradient, in L2 norm over all parameters."""
 
     def __call__(self, parameters: Sequence[Tensor]) -> None:
         """Clip the gradients in place."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.values import ITEMS, Value
 
-Alpha = Annotated[float, Field(ge=0, le=1e6)]
+Alpha = Annotated[float, Field(ge=0, le=1e6, examples=[1e-4])]
 Tensors = Sequence[Tensor]
 
 
@@ -21,7 +21,9 @@ class _Penalty(Value):
     """What all share: which layers, and whether biases and gains are meant too."""
 
     layers: Annotated[tuple[str, ...], ITEMS] | None = None
+    """Names of layers or shell patterns; null means all weights (max_norm: all but the heads)."""
     parameters: Literal["weights", "all"] = "weights"
+    """Weights alone, or all parameters, biases and gains among them."""
 
     proximal: ClassVar[bool] = False
     """Whether `shrink` needs the step size of every coordinate."""
@@ -45,8 +47,11 @@ class L2(_Penalty):
     """alpha * sum w^2, whose gradient is 2 alpha w; decoupled: w <- (1 - lr alpha) w instead (AdamW's decay)."""
 
     type: Literal["l2"] = "l2"
+    """Weight decay."""
     alpha: Alpha
+    """Strength."""
     decoupled: bool = False
+    """Whether weights shrink by themselves instead of through the gradient."""
 
     def value(self, weights: Tensors) -> Tensor:
         """alpha * sum w^2; decoupled decay is not the gradient of anything and counts 0."""
@@ -65,7 +70,9 @@ class L1(_Penalty):
     """alpha * sum |w| by a proximal step, w <- sign(w) max(|w| - t, 0), so that zeros are exact (ISTA; t = step * alpha)."""
 
     type: Literal["l1"] = "l1"
+    """The lasso."""
     alpha: Alpha
+    """Strength."""
 
     proximal: ClassVar[bool] = True
 
@@ -80,8 +87,11 @@ class ElasticNet(_Penalty):
     """l1 * sum |w| + l2 * sum w^2: soft threshold, then division by 1 + 2 step l2 (Zou and Hastie 2005)."""
 
     type: Literal["elastic_net"] = "elastic_net"
+    """Lasso and ridge at once."""
     l1: Alpha
+    """Strength of the absolute values."""
     l2: Alpha
+    """Strength of the squares."""
 
     proximal: ClassVar[bool] = True
 
@@ -99,7 +109,9 @@ class MaxNorm(_Penalty):
     """No unit's incoming weights are longer than `limit`: w <- w min(1, limit / |w|) after every step (Srivastava 2014)."""
 
     type: Literal["max_norm"] = "max_norm"
-    limit: Annotated[float, Field(gt=0, le=1e6)]
+    """A bound on the incoming weights of each unit."""
+    limit: Annotated[float, Field(gt=0, le=1e6, examples=[3.0])]
+    """The longest that they may be, in L2 norm."""
 
     projects: ClassVar[bool] = True
     spares_heads: ClassVar[bool] = True

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from service.seeds import derive
-from service.tricks.choices import only
+from service.tricks.choices import Only
 from service.values import ITEMS, Seed, Value
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -27,14 +27,23 @@ class Split(Value):
     """Fractions of the rows not named by lists, or lists; an object naming no part makes both at .15."""
 
     validation: Share | None = None
+    """Share of the rows for validation."""
     test: Share | None = None
+    """Share of the rows for test."""
     validation_rows: RowNumbers | None = None
+    """Numbers of the validation rows."""
     test_rows: RowNumbers | None = None
+    """Numbers of the test rows."""
     group: str | None = None
+    """A column of which no value is in two parts."""
     time: str | None = None
+    """A numeric column: the newest rows are the test part."""
     stratify: bool = True
+    """Whether each part has the classes in proportion."""
     seed: Seed = 0
-    calibration: Annotated[float, only(0.0)] = 0.0
+    """Of the random choice."""
+    calibration: Annotated[float, Only(0.0)] = 0.0
+    """Share of the rows for conformal sets."""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.tricks.choices import only
+from service.tricks.choices import Only
 from service.values import Value
 
 RISING = frozenset({"accuracy", "balanced_accuracy", "f1_macro", "auroc", "r2"})
@@ -34,11 +34,17 @@ class EarlyStopping(Value):
     """Stop after `patience` evaluations in a row that do not beat the best by more than `min_delta`."""
 
     monitor: str = "loss"
+    """The metric on validation that decides: loss, error, or <target>.<metric>."""
     patience: Annotated[int, Field(ge=1)] = 10
+    """Epochs in a row without improvement after which training stops."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    then: Annotated[Literal["restore_best", "retrain", "continue"], only("restore_best")] = "restore_best"
-    retrain_by: Annotated[Literal["steps", "epochs"], only("steps")] = "steps"
-    cap_epochs: Annotated[int | None, only(None)] = None
+    """By how much an epoch has to beat the best one."""
+    then: Annotated[Literal["restore_best", "retrain", "continue"], Only("restore_best")] = "restore_best"
+    """What happens after the stop: the best weights are restored."""
+    retrain_by: Annotated[Literal["steps", "epochs"], Only("steps")] = "steps"
+    """How long a second training would last."""
+    cap_epochs: Annotated[int | None, Only(None)] = None
+    """The longest that training would go on after the stop."""
 
     def observe(self, progress: Patience, value: float, *, epoch: int, step: int) -> Patience:
         """The progress after one evaluation. NaN never improves; a tie keeps the earlier."""

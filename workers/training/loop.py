@@ -22,6 +22,8 @@ from workers.training.objective import DataLoss, Labels, Penalties
 from workers.training.run import Run
 
 EVALUATION_ROWS = 4096
+CURVES = ("train.loss", "validation.loss", "validation.error", "validation.rmse")
+"""Series that are kept for the learning curves."""
 
 
 class Diverged(TemperError):
@@ -144,6 +146,9 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
         values["train.objective"] = values["train.loss"]
     values |= {f"validation.{name}": value for name, value in evaluate(run.network, task).items()}
     run.order = None
+    for name in CURVES:
+        if name in values:
+            run.history.setdefault(name, []).append(values[name])
     _decide(run, task, values)
     return Epoch(run.member, run.epoch, run.step, values)
 

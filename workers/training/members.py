@@ -1,5 +1,6 @@
 """A shard of members, trained one after the other, resumed from its last checkpoint."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ class Shard:
             "stopped_epoch": run.epoch,
             "stopped_step": run.step,
             "stop_reason": run.reason,
+            "history": write_bytes(self.folder, key.replace(".safetensors", ".json"), json.dumps(run.history).encode()),
         }
 
     def _report(self, run: Run, share: float) -> None:

@@ -31,6 +31,8 @@ class Run:
     """Sums over the epoch's rows so far."""
     patience: Patience = field(default_factory=Patience)
     best: dict[str, Tensor] = field(default_factory=dict)
+    history: dict[str, list[float]] = field(default_factory=dict)
+    """The series of the learning curves, one value an epoch."""
     reason: str | None = None
     """Why training ended."""
 
@@ -55,7 +57,8 @@ class Run:
             "epoch": self.epoch,
             "step": self.step,
             "sums": self.sums,
-            "patience": vars(self.patience),
+            "patience": dict(vars(self.patience)),
+            "history": self.history,
         }
         return weights, rest
 
@@ -69,6 +72,7 @@ class Run:
         self.order, self.position = rest["order"], rest["position"]
         self.epoch, self.step, self.sums = rest["epoch"], rest["step"], rest["sums"]
         self.patience = Patience(**rest["patience"])
+        self.history = rest["history"]
 
 
 def start(material: Material, member: int, device: torch.device) -> Run:

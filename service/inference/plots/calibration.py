@@ -48,7 +48,7 @@ def _bins(axes: Axes, places: NDArray[np.int64], confidence: Floats, correct: ND
     for place, bar in zip(held, bars, strict=True):
         bar.set_gid(f"bin-{place}")
     axes.vlines(mean, accuracy, mean, color=ORANGE, linewidth=1.6, label="gap")
-    axes.plot(mean, accuracy, "o", color=BLUE, markersize=3.5)
+    axes.plot(mean, accuracy, "o", color=BLUE, markersize=3.5, clip_on=False)
     axes.legend(loc="upper left")
 
 

@@ -92,7 +92,7 @@ def _plot(axes: Axes, values: Floats, line: Line, bold: bool, places: NDArray[np
         values[places],
         color=line.color,
         # Faint lines of many members must not add up to a solid one.
-        alpha=1.0 if bold else max(0.12, 0.5 / len(line.values) ** 0.5),
+        alpha=1.0 if bold else max(0.15, 0.8 / len(line.values) ** 0.5),
         linewidth=1.8 if bold else 0.9,
         marker="." if len(values) == 1 else "",
         label=line.role if bold else None,

@@ -1,0 +1,214 @@
+"""The report as one self-contained HTML page: tables, pictures, and what was not measured."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from service.inference.report_markup import Html, document, element, figure, folded, join, number, section, table
+
+Found = Mapping[str, Any]
+COLUMNS = {"classification": ("accuracy", "nll", "brier", "ece"), "regression": ("rmse", "mae", "r2", "nll")}
+CAPTIONS = {
+    "learning_curves.svg": (
+        "Learning curves",
+        "A ring marks the epoch whose weights were kept. The training loss has dropout and noise in it, the validation loss has neither.",
+    ),
+    "confusion_matrix.svg": ("Confusion matrix", "Test rows by true and predicted class; the colour is the share of the true class."),
+    "reliability.svg": ("Calibration", "How sure the model says it is, against what happened on test rows."),
+}
+MOST_FIELDS = 200
+"""Rows of the normalization table."""
+
+
+def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
+    """The page of a report; `about` is the model's `name`, `spec`, `layers`, `parameters` (of a member) and `members`."""
+    spec = about["spec"]
+    sections = [
+        _tests(measured, spec),
+        _members(measured, spec),
+        _pictures(plots),
+        _ensemble(measured["ensemble"]),
+        _dropout(measured["dropout"], spec),
+        _calibration(measured["calibration"]),
+        _weights(measured),
+        _invariance(measured["invariance"]),
+        section("In detail", _normalization(measured["normalization"]), _layers(about), _spec(spec), wide=True),
+        section("Not measured", element("p", " ".join(unmeasured(measured, spec))), wide=True),
+    ]
+    return document(f"{about['name']} · Temper", _header(about), element("main", *sections))
+
+
+def _header(about: Found) -> Html:
+    """The model in one line."""
+    spec, members = about["spec"], about["members"]
+    widths = [str(layer["shape"][-1]) for layer in about["layers"]]
+    facts = [
+        f"{spec['architecture']['type']} {'-'.join(widths) if len(widths) <= 8 else f'of {len(widths)} layers'}",
+        "1 network" if members == 1 else f"{members} members{', bagged' if spec['ensemble']['bootstrap'] else ''}",
+        f"{about['parameters']:,} parameters{'' if members == 1 else ' each'}",
+        f"trained on {spec['dataset']}",
+    ]
+    return element("header", element("h1", about["name"]), element("p", " · ".join(facts)))
+
+
+def _tests(measured: Found, spec: Found) -> Html:
+    """Metrics on test of every mode, and of the default mode on every part."""
+    modes = measured["modes"] or {}
+    default = "ensemble" if "ensemble" in modes else "single"
+    by_mode = {f"{mode} (default)" if mode == default else mode: found for mode, found in modes.items()}
+    by_part = {part: found for part, found in measured["splits"].items() if found is not None}
+    tables = []
+    for target, prefix in _targets(spec):
+        caption = target["name"] if prefix else ""
+        tables += [_metrics("mode", by_mode, target, prefix, caption=caption)] if by_mode else []
+        tables.append(_metrics("default mode on", by_part, target, prefix, caption=caption))
+    return section("Test metrics" if by_mode else "Metrics", *tables)
+
+
+def _targets(spec: Found) -> list[tuple[Found, str]]:
+    """Targets, with what stands before their metrics' names."""
+    targets = spec["targets"]
+    return [(target, f"{target['name']}." if len(targets) > 1 else "") for target in targets]
+
+
+def _metrics(head: str, rows: Mapping[str, Found], target: Found, prefix: str, *, caption: str = "") -> Html:
+    """A row of metrics for each entry."""
+    columns = COLUMNS[target["task"]]
+    cells = ([name, *(found.get(prefix + column) for column in columns)] for name, found in rows.items())
+    return table((head, *columns), cells, caption=caption)
+
+
+def _members(measured: Found, spec: Found) -> Html:
+    """Each member's stopping point and its own test metrics."""
+    target, prefix = _targets(spec)[0]
+    columns = COLUMNS[target["task"]][:2] if measured["modes"] else ()
+    rows = []
+    for found in measured["members"]:
+        reason = found["stop_reason"].replace("_", " ")
+        own = (found.get(prefix + column) for column in columns)
+        rows.append([f"member {found['member']}", found["best_epoch"], found["stopped_epoch"], reason, *own])
+    heads = ("", "kept epoch", "last epoch", "ended by", *(f"test {column}" for column in columns))
+    return section("Members" if len(rows) > 1 else "Training", table(heads, rows), _stopping(measured["early_stopping"]))
+
+
+def _stopping(found: Found | None) -> Html:
+    """What stopping early amounted to, where theory says it."""
+    if found is None or found["equivalent_l2"] is None:
+        return Html()
+    alpha, step = number(found["equivalent_l2"]), found["best_step"]
+    return element(
+        "p", f"Where the loss is flat, stopping at step {step:,} acts like an L2 penalty with alpha {alpha}, 1 / (2 x rate x steps)."
+    )
+
+
+def _pictures(plots: Mapping[str, bytes]) -> Html:
+    return join(section(title, figure(plots[name], title, caption)) for name, (title, caption) in CAPTIONS.items() if name in plots)
+
+
+def _ensemble(found: Found | None) -> Html:
+    """The formula of the ensemble's error beside the measured one."""
+    if found is None:
+        return Html()
+    rows = [
+        ("k, members", found["k"]),
+        ("v, squared error of one member", found["v"]),
+        ("c, product of two members' errors", found["c"]),
+        ("predicted: v/k + (k - 1) c/k", found["predicted_error"]),
+        ("measured", found["measured_error"]),
+        ("saved by averaging", found["ambiguity"]),
+        *([("out of bag, on training rows", found["out_of_bag"])] if found["out_of_bag"] is not None else []),
+    ]
+    gain = found["ambiguity"] / found["v"] if found["v"] else 0.0
+    common = found["c"] / found["v"] if found["v"] else 0.0
+    said = (
+        f"Averaging {found['k']} members takes {gain:.0%} off one member's {found['error']} error; the {common:.0%} that any two of them"
+        " have in common (c/v) would stay with ever so many."
+    )
+    return section("Ensemble", table(("mean over test rows", found["error"]), rows), element("p", said))
+
+
+def _dropout(found: Found | None, spec: Found) -> Html:
+    """Weight scaling beside sampled masks."""
+    if found is None:
+        return Html()
+    target, prefix = _targets(spec)[0]
+    names = {"weight_scaled": "weight scaling", "arithmetic": "mean of 50 masks", "geometric": "geometric mean of 50 masks"}
+    rows = {names[key]: found[key] for key in names if found[key] is not None}
+    said = f"The answers of weight scaling and of the mean over masks differ by {number(found['gap'])} on average."
+    return section("Dropout", _metrics("best member", rows, target, prefix), element("p", said))
+
+
+def _calibration(found: Found | None) -> Html:
+    """How far stated probabilities may be believed."""
+    if found is None:
+        return Html()
+    said, fitted = "", found["temperature"]
+    if fitted is not None:
+        verdict = "too sure of itself (above 1)" if fitted > 1 else "less sure of itself than it may be (below 1)"
+        said = f"Validation rows ask for a temperature of {fitted:.3g}: the model is {verdict}."
+    names = {"ece": "ece, expected calibration error", "nll": "nll, nats", "brier": "brier, sum over classes"}
+    rows = [(text, found[name]) for name, text in names.items()]
+    return section("Probabilities", table(("default mode", "on test"), rows), element("p", said))
+
+
+def _weights(measured: Found) -> Html:
+    """Penalties at the kept weights, and weights that are exactly 0."""
+    penalties, sparsity = measured["penalties"], measured["sparsity"]
+    paid = [table(("penalty", "part of the objective"), penalties.items())] if penalties else []
+    return section("Weights", *paid, table(("layer", "weights exactly 0"), ((name, f"{share:.1%}") for name, share in sparsity.items())))
+
+
+def _invariance(found: Found) -> Html:
+    if not found:
+        return Html()
+    said = "How far the best member's answers on test rows move when the augmentation is applied to them."
+    return section("Invariance", table(("augmentation", "mean change"), found.items()), element("p", said))
+
+
+def _normalization(found: Found) -> Html:
+    """What every field was shifted and divided by, inside the model."""
+    rows = [[name, *(_listed(value) for value in used.values())] for name, used in found.items()]
+    more = [element("p", f"{len(rows) - MOST_FIELDS:,} more fields are in the report as JSON.")] if len(rows) > MOST_FIELDS else []
+    return folded("Normalization", table(("field", "less", "divided by"), rows[:MOST_FIELDS]), *more)
+
+
+def _listed(value: Any) -> object:
+    """A number, or the first few of many."""
+    if not isinstance(value, list):
+        return value
+    flat = list(_leaves(value))
+    return ", ".join(number(one) for one in flat[:3]) + (f", … ({len(flat)} numbers)" if len(flat) > 3 else "")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for one in value:
+            yield from _leaves(one)
+    else:
+        yield value
+
+
+def _layers(about: Found) -> Html:
+    rows = ((layer["name"], layer["type"], " x ".join(map(str, layer["shape"])), layer["parameters"]) for layer in about["layers"])
+    return folded("Layers", table(("layer", "type", "output", "parameters"), rows))
+
+
+def _spec(spec: Found) -> Html:
+    return folded("Spec with all defaults", element("pre", json.dumps(spec, indent=2, ensure_ascii=False), tabindex="0"))
+
+
+def unmeasured(measured: Found, spec: Found) -> Sequence[str]:
+    """Sentences on what this report is silent about, and why."""
+    splits, said = measured["splits"], ["Robustness to noise and attacks: it takes a robustness job."]
+    if splits["test"] is None:
+        said.append("Rows never seen: the split has no test part.")
+    if measured["early_stopping"] is None:
+        why = "it was turned off" if splits["validation"] is not None else "the split has no validation part"
+        said.append(f"The best epoch: {why}, and the last weights were kept.")
+    if len(measured["members"]) == 1:
+        said.append("What averaging would save: there is one network.")
+    if measured["dropout"] is None and splits["test"] is not None:
+        said.append("Dropout at prediction: the network was trained without it.")
+    if any(target["task"] == "regression" and target["loss"] == "mse" for target in spec["targets"]):
+        said.append("The noise of regression targets, and so their nll: the loss is mse.")
+    return [*said, "All figures are of one split and one seed; they have no intervals."]
