@@ -12,7 +12,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
-from service import logs
+from service import lifeline, logs
 from service.data import builtin, staging
 from service.inference.serving import Shelf
 from service.queue import Doorbell
@@ -82,6 +82,7 @@ def _version() -> str:
 
 def main() -> None:
     """Serve on the host and port of the command line."""
+    lifeline.watch()
     parser = argparse.ArgumentParser(prog="python -m service.app")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)

@@ -49,6 +49,16 @@ class Doorbell:
                 # A broker that hangs must not hold the caller.
                 limits = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "max_retries": 0}
                 self._app.conf.update(broker_transport_options=limits, broker_connection_timeout=TIMEOUT_S)
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Import now what Celery and kombu import at the first message, so that no caller waits for it; connects to nothing."""
+        if self._app is None:
+            return
+        with self._app.connection_for_write() as connection:
+            connection.get_transport_cls()
+        self._app.amqp.router.route({}, RING)
+        self._app.finalize(auto=True)
 
     def ring(self, times: int = 1) -> None:
         """Say `times` times that there is work, each to another idle worker; call it after the commit. Never raises."""

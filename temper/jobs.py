@@ -8,12 +8,13 @@ from uuid import uuid4
 
 import numpy as np
 
+from temper.curves import svg
 from temper.errors import JobCancelled, JobFailed, TemperError, Unavailable, Unreachable, WaitTimeout
 from temper.models import Model
 from temper.models import get as get_model
 from temper.progress import Progress
 from temper.requests import exchange, fetch, given, pages, post
-from temper.steps import Pause, R, Resource, Send, Steps, operation
+from temper.steps import Blocking, Pause, R, Resource, Send, Steps, operation
 
 PATH = "/api/v1/jobs"
 POLL_S = 10
@@ -66,6 +67,16 @@ class Job(Resource[R]):
 
     def __repr__(self) -> str:
         return f"Job({self.id!r}, {self.name!r}, {self.state})"
+
+    def _repr_html_(self) -> str | None:
+        """The learning curve, for notebooks; None (the plain text) where it cannot be had at once."""
+        if not isinstance(self.runner, Blocking):
+            return None
+        try:
+            columns = self.runner.run(self._columns({}))
+        except TemperError:
+            return None
+        return svg(columns, f"{self.name} · {self.state}") or None
 
     @operation
     def refresh(self) -> Steps["Job[R]"]:
@@ -140,7 +151,10 @@ class Job(Resource[R]):
     @operation
     def metrics(self, *, name: str | None = None, member: int | None = None) -> Steps[dict[str, np.ndarray[Any, Any]]]:
         """Columns epoch, member, name and value, one row per measurement."""
-        columns = yield from fetch(f"{PATH}/{self.id}/metrics", name=name, member=member)
+        return (yield from self._columns({"name": name, "member": member}))
+
+    def _columns(self, filters: Mapping[str, Any]) -> Steps[dict[str, np.ndarray[Any, Any]]]:
+        columns = yield from fetch(f"{PATH}/{self.id}/metrics", **filters)
         return {key: np.asarray(values) for key, values in columns.items()}
 
     @operation

@@ -1,7 +1,9 @@
 """Imports run downwards only, without a cycle, and each heavy library stays where the architecture put it."""
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -35,6 +37,12 @@ HOMES = {
 }
 TORCH_FREE = ("service.storage", "service.data", "service.queue", "service.settings", "service.errors", "workers.app", "workers.tasks",
               "workers.supervisor", "workers.messages", "temper", "migrations")  # fmt: skip
+# What `pip install temper[server]` brings, by itself or with the framework that it belongs to.
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["server"]]
+DECLARED = {re.split(r"[\[>=]", requirement)[0] for requirement in REQUIREMENTS} | {"starlette", "kombu", "pydantic-core"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "multipart": "python-multipart"}
+OURS = {"service", "workers", "temper", "migrations"}
 CLIENT = {*sys.stdlib_module_names, "httpx2", "numpy", "rich", "typer", "temper"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 40
 
@@ -113,6 +121,12 @@ def test_torch_is_not_loaded(module: str) -> None:
 @pytest.mark.parametrize("module", [module for module in FILES if inside(module, ("temper",))])
 def test_the_client_needs_no_server_dependency(module: str) -> None:
     assert {imported.partition(".")[0] for imported in imports(module, top=True)} <= CLIENT
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if not inside(module, ("temper",))])
+def test_every_library_is_declared(module: str) -> None:
+    for library in {imported.partition(".")[0] for imported in GRAPH[module]} - sys.stdlib_module_names - OURS:
+        assert DISTRIBUTIONS.get(library, library).replace("_", "-") in DECLARED, library
 
 
 @pytest.mark.parametrize("module", FILES)

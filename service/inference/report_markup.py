@@ -20,24 +20,30 @@ h2 { margin: 0 0 .5rem; font-size: 1.05rem; }
 header { margin-bottom: 1.5rem; border-bottom: 2px solid var(--accent); padding-bottom: .75rem; }
 p { margin: .5rem 0 0; max-width: 48rem; overflow-wrap: anywhere; }
 p, figcaption, summary { color: var(--soft); }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 31rem), 1fr)); gap: 1.25rem; align-items: start; }
+main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 31rem), 1fr)); gap: 1.25rem; }
 section { min-width: 0; border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; }
 section.wide { grid-column: 1 / -1; }
 .scroll { overflow: auto; max-height: 26rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .25rem; }
-th, td { padding: .25rem .75rem .25rem 0; text-align: right; white-space: nowrap; unicode-bidi: isolate;
+th, td { padding: .25rem .65rem .25rem 0; text-align: right; white-space: nowrap; unicode-bidi: isolate;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
-th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
+th:first-child { text-align: left; white-space: normal; }
 thead th { color: var(--soft); font-weight: 400; vertical-align: bottom; }
-.scroll + .scroll, p + .scroll { margin-top: 1rem; }
+.scroll + .scroll, figure + .scroll { margin-top: 1rem; }
 figure { margin: 0; }
 img { display: block; width: 100%; max-width: 34rem; height: auto; margin: 0 auto; }
 pre { overflow: auto; max-height: 40rem; margin: .75rem 0 0; padding: .75rem; border-radius: .35rem; font-size: 13px;
   background: var(--card); }
 details + details { margin-top: .5rem; }
 summary { cursor: pointer; }
+@media (max-width: 30rem) {
+  body { padding: 1rem .65rem 2rem; }
+  section { padding: .75rem; }
+  table { font-size: 13px; }
+  th, td { padding-right: .4rem; }
+}
 """
 
 

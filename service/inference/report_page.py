@@ -4,20 +4,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from service.inference.report_markup import Html, document, element, figure, folded, join, number, section, table
+from service.inference.report_markup import Html, document, element, figure, folded, number, section, table
 
 Found = Mapping[str, Any]
 COLUMNS = {"classification": ("accuracy", "nll", "brier", "ece"), "regression": ("rmse", "mae", "r2", "nll")}
-CAPTIONS = {
-    "learning_curves.svg": (
-        "Learning curves",
-        "A ring marks the epoch whose weights were kept. The training loss has dropout and noise in it, the validation loss has neither.",
-    ),
-    "confusion_matrix.svg": ("Confusion matrix", "Test rows by true and predicted class; the colour is the share of the true class."),
-    "reliability.svg": ("Calibration", "How sure the model says it is, against what happened on test rows."),
-}
 MOST_FIELDS = 200
-"""Rows of the normalization table."""
+"""Rows of the normalization table, and entries of a list in the spec, that are shown."""
 
 
 def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
@@ -26,10 +18,11 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
     sections = [
         _tests(measured, spec),
         _members(measured, spec),
-        _pictures(plots),
+        _curves(plots.get("learning_curves.svg"), stopped=measured["early_stopping"] is not None),
+        _confusion(plots.get("confusion_matrix.svg")),
+        _calibration(plots.get("reliability.svg"), measured["calibration"]),
         _ensemble(measured["ensemble"]),
         _dropout(measured["dropout"], spec),
-        _calibration(measured["calibration"]),
         _weights(measured),
         _invariance(measured["invariance"]),
         section("In detail", _normalization(measured["normalization"]), _layers(about), _spec(spec), wide=True),
@@ -86,9 +79,10 @@ def _members(measured: Found, spec: Found) -> Html:
     for found in measured["members"]:
         reason = found["stop_reason"].replace("_", " ")
         own = (found.get(prefix + column) for column in columns)
-        rows.append([f"member {found['member']}", found["best_epoch"], found["stopped_epoch"], reason, *own])
-    heads = ("", "kept epoch", "last epoch", "ended by", *(f"test {column}" for column in columns))
-    return section("Members" if len(rows) > 1 else "Training", table(heads, rows), _stopping(measured["early_stopping"]))
+        rows.append([found["member"], found["best_epoch"], found["stopped_epoch"], reason, *own])
+    heads = ("member", "kept epoch", "of", "ended by", *columns)
+    caption = "epochs, and metrics on test" if columns else ""
+    return section("Members" if len(rows) > 1 else "Training", table(heads, rows, caption=caption), _stopping(measured["early_stopping"]))
 
 
 def _stopping(found: Found | None) -> Html:
@@ -101,8 +95,35 @@ def _stopping(found: Found | None) -> Html:
     )
 
 
-def _pictures(plots: Mapping[str, bytes]) -> Html:
-    return join(section(title, figure(plots[name], title, caption)) for name, (title, caption) in CAPTIONS.items() if name in plots)
+def _curves(svg: bytes | None, *, stopped: bool) -> Html:
+    """What training did, epoch by epoch."""
+    if svg is None:
+        return Html()
+    said = (
+        "The training loss is an epoch's mean, under dropout and noise if there are any; the validation loss is measured after it, without."
+    )
+    ring = " A ring marks the epoch whose weights were kept." if stopped else ""
+    return section("Learning curves", figure(svg, "Loss per epoch", said + ring))
+
+
+def _confusion(svg: bytes | None) -> Html:
+    """Which classes are taken for which."""
+    if svg is None:
+        return Html()
+    said = "Test rows by true and predicted class; the colour is the share of the true class."
+    return section("Confusion matrix", figure(svg, "Confusion matrix", said))
+
+
+def _calibration(svg: bytes | None, found: Found | None) -> Html:
+    """How far the model's certainty may be believed."""
+    parts = [figure(svg, "Calibration on test", "How sure the model says it is, against what happened on test rows.")] if svg else []
+    if found is not None:
+        names = {"ece": "ece, expected calibration error", "nll": "nll, nats", "brier": "brier, sum over classes"}
+        parts.append(table(("default mode", "on test"), ((text, found[name]) for name, text in names.items())))
+    if found is not None and found["temperature"] is not None:
+        verdict = "too sure of itself (above 1)" if found["temperature"] > 1 else "less sure of itself than it may be (below 1)"
+        parts.append(element("p", f"Validation rows ask for a temperature of {found['temperature']:.3g}: the model is {verdict}."))
+    return section("Calibration", *parts) if parts else Html()
 
 
 def _ensemble(found: Found | None) -> Html:
@@ -138,19 +159,6 @@ def _dropout(found: Found | None, spec: Found) -> Html:
     return section("Dropout", _metrics("best member", rows, target, prefix), element("p", said))
 
 
-def _calibration(found: Found | None) -> Html:
-    """How far stated probabilities may be believed."""
-    if found is None:
-        return Html()
-    said, fitted = "", found["temperature"]
-    if fitted is not None:
-        verdict = "too sure of itself (above 1)" if fitted > 1 else "less sure of itself than it may be (below 1)"
-        said = f"Validation rows ask for a temperature of {fitted:.3g}: the model is {verdict}."
-    names = {"ece": "ece, expected calibration error", "nll": "nll, nats", "brier": "brier, sum over classes"}
-    rows = [(text, found[name]) for name, text in names.items()]
-    return section("Probabilities", table(("default mode", "on test"), rows), element("p", said))
-
-
 def _weights(measured: Found) -> Html:
     """Penalties at the kept weights, and weights that are exactly 0."""
     penalties, sparsity = measured["penalties"], measured["sparsity"]
@@ -169,7 +177,7 @@ def _normalization(found: Found) -> Html:
     """What every field was shifted and divided by, inside the model."""
     rows = [[name, *(_listed(value) for value in used.values())] for name, used in found.items()]
     more = [element("p", f"{len(rows) - MOST_FIELDS:,} more fields are in the report as JSON.")] if len(rows) > MOST_FIELDS else []
-    return folded("Normalization", table(("field", "less", "divided by"), rows[:MOST_FIELDS]), *more)
+    return folded("Normalization", table(("field", "minus", "divided by"), rows[:MOST_FIELDS]), *more)
 
 
 def _listed(value: Any) -> object:
@@ -194,7 +202,16 @@ def _layers(about: Found) -> Html:
 
 
 def _spec(spec: Found) -> Html:
-    return folded("Spec with all defaults", element("pre", json.dumps(spec, indent=2, ensure_ascii=False), tabindex="0"))
+    return folded("Spec with all defaults", element("pre", json.dumps(_short(spec), indent=2, ensure_ascii=False), tabindex="0"))
+
+
+def _short(value: Any) -> Any:
+    """A spec with only the first of its row numbers, of which there may be a million."""
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    if isinstance(value, list) and len(value) > MOST_FIELDS:
+        return [*value[:10], f"… {len(value):,} in all"]
+    return [_short(inner) for inner in value] if isinstance(value, list) else value
 
 
 def unmeasured(measured: Found, spec: Found) -> Sequence[str]:

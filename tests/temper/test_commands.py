@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -54,6 +55,8 @@ def test_from_a_spec_to_predictions_and_attacks(client: Client) -> None:
     assert job.wait(timeout=60).state == "succeeded"
     series = job.metrics(name="validation.loss")
     assert series["epoch"].tolist() == [1, 2, 3]
+    drawing = ET.fromstring(job._repr_html_() or "")
+    assert [line.get("points", "").count(",") for line in drawing.iter("{http://www.w3.org/2000/svg}polyline")] == [3, 3]
     model = job.model()
     assert (model.name, client.models.get("quick").id) == ("quick", model.id)
     rows = np.array([row["values"]["image"] for row in client.datasets.get("digits").head(4)])

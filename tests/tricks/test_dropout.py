@@ -1,0 +1,94 @@
+"""Dropout masks: their mean, their rate, their independence; and what gates do with them (science.md 11)."""
+
+import pytest
+import torch
+
+from service.tricks.dropout import SCALED, Dropout, Replayed, Sampled, Site, draw_mask
+
+RATES = [0.005, 0.05, 0.2, 0.5, 0.8, 0.999]
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_the_rate_and_the_mean(rate: float) -> None:
+    mask = draw_mask((1000, 401), rate, stream()).double()
+    count, exact = mask.numel(), round(rate * 2**16) / 2**16
+    assert abs(exact - rate) <= 2**-17
+    assert abs(float((mask == 0).double().mean()) - exact) < 4 * (exact * (1 - exact) / count) ** 0.5
+    # The variance of mask / p_keep is drop / keep.
+    assert abs(float(mask.mean()) - 1) < 4 * (exact / (1 - exact) / count) ** 0.5
+    scale = float(mask.max())
+    assert set(mask.unique().tolist()) == {0.0, scale}
+    assert scale == pytest.approx(1 / (1 - exact), rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_units_and_rows_are_independent(rate: float) -> None:
+    """Pairs up to eight apart, over the words of four that masks are cut from, and the same unit of neighbouring rows."""
+    kept = (draw_mask((2000, 203), rate, stream(1)) > 0).double()
+    z = (kept - kept.mean()) / kept.std()
+    for axis in (0, 1):
+        for lag in (*range(1, 9), 50, 51):
+            pairs = z.narrow(axis, lag, z.shape[axis] - lag) * z.narrow(axis, 0, z.shape[axis] - lag)
+            assert abs(float(pairs.mean())) < 5 / pairs.numel() ** 0.5, (axis, lag)
+    correlations = torch.corrcoef(z[:, :60].T) - torch.eye(60, dtype=z.dtype)
+    assert float(correlations.abs().max()) < 6 / 2000**0.5
+
+
+@pytest.mark.parametrize("rate", [1e-9, 2**-16, 1 - 2**-16, 1 - 1e-9])
+def test_extreme_rates_stay_finite(rate: float) -> None:
+    mask = draw_mask((100, 100), rate, stream())
+    assert bool(mask.isfinite().all())
+    assert float(mask.max()) <= 2.0**16
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 7), (2, 3, 5)])
+def test_any_number_of_units(shape: tuple[int, ...]) -> None:
+    assert draw_mask(shape, 0.5, stream()).shape == shape
+    assert draw_mask(shape, 0.5, stream()).dtype == torch.float32
+
+
+def test_rate_zero_is_no_dropout_bit_by_bit() -> None:
+    x = torch.randn(5, 4, generator=stream())
+    generator = stream()
+    before = generator.get_state()
+    assert Sampled(generator)(x, Site("input", 4, 0.0)) is x
+    assert torch.equal(generator.get_state(), before), "nothing is drawn where nothing is dropped"
+    assert bool((draw_mask((50, 50), 0.0, stream()) == 1).all())
+
+
+def test_sampled_draws_a_mask_per_row_and_unit_from_its_stream() -> None:
+    x = torch.randn(64, 32, generator=stream())
+    site = Site("hidden.0", 32, 0.5)
+    generator = stream(3)
+    first, second = Sampled(generator)(x, site), Sampled(generator)(x, site)
+    assert torch.equal(first, Sampled(stream(3))(x, site))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0] == 0, first[1] == 0)
+    assert torch.equal(first, x * draw_mask(x.shape, 0.5, stream(3)))
+
+
+def test_weight_scaling_is_the_identity_of_the_inverted_convention() -> None:
+    x = torch.randn(5, 4)
+    assert SCALED(x, Site("input", 4, 0.5)) is x
+
+
+def test_replayed_masks_put_their_axis_in_front() -> None:
+    x = torch.randn(5, 4, generator=stream())
+    masks = draw_mask((3, 1, 4), 0.5, stream())
+    gate = Replayed({"input": masks})
+    found = gate(x, Site("input", 4, 0.5))
+    assert found.shape == (3, 5, 4)
+    assert all(torch.equal(found[s], x * masks[s]) for s in range(3))
+    assert gate(x, Site("hidden.0", 4, 0.5)) is x, "a site without a mask is left alone"
+
+
+def test_one_rate_stands_for_all_layers() -> None:
+    assert Dropout.model_validate({"hidden": 0.5}).hidden_rates(3) == (0.5, 0.5, 0.5)
+    assert Dropout.model_validate({"hidden": [0.1, 0.2]}).hidden_rates(2) == (0.1, 0.2)
+    assert not Dropout().drops
+    assert Dropout.model_validate({"hidden": [0.0, 0.1]}).drops
+    assert Dropout(input=0.1).drops
