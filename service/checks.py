@@ -1,6 +1,7 @@
 """Contradictions within a spec: flaws that refuse it, warnings that do not."""
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterator, Sequence
 
@@ -35,6 +36,8 @@ def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) 
             if not fnmatch.filter(names, pattern):
                 yield Flaw(f"/regularizers/{i}/layers/{j}", "inconsistent-spec", f"no layer {pattern!r}; there are {', '.join(names)}")
         chosen = set(matching(penalty.layers, names, spare_heads=penalty.spares_heads))
+        if not chosen:
+            yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"it acts on no layer; there are {', '.join(names)}")
         twice = chosen & covered.setdefault(penalty.type, set())
         if twice:
             yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"two of type {penalty.type} on {', '.join(sorted(twice))}")
@@ -54,6 +57,13 @@ def matching(patterns: Sequence[str] | None, names: Sequence[str], *, spare_head
     if patterns is None:
         return [name for name in names if not (spare_heads and name.startswith("head."))]
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def size(spec: TrainSpec, shape: tuple[int, ...], settings: Settings) -> Flaws:
+    """Networks too large even to be described."""
+    inputs = math.prod(shape)
+    if spec.architecture.weights(inputs) > settings.max_parameters:
+        yield Flaw("/architecture", "cost-limit", f"more parameters per member than the limit of {settings.max_parameters}")
 
 
 def costs(spec: TrainSpec, cost: Cost, settings: Settings, machine_bytes: int) -> Flaws:

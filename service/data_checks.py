@@ -12,8 +12,8 @@ from service.tricks.multitask import Target
 from service.tricks.splits import Split
 
 MONITORS = {
-    "classification": ("loss", "error", "accuracy", "nll", "brier"),
-    "regression": ("loss", "rmse", "mae", "mse"),
+    "classification": ("loss", "error", "accuracy", "nll", "brier", "balanced_accuracy", "f1_macro", "auroc", "ece"),
+    "regression": ("loss", "rmse", "mae", "mse", "r2", "nll"),
 }
 
 
@@ -104,6 +104,8 @@ def _training(spec: TrainSpec, parts: dict[str, int], warnings: list[Flaw]) -> F
     train = parts["train"]
     if isinstance(spec.batch_size, int) and spec.batch_size > max(train, 1):
         yield Flaw("/batch_size", "value-out-of-range", f"there are {train} training rows")
+    if spec.batch_size == 1 and spec.architecture.batch_norm:
+        yield Flaw("/batch_size", "inconsistent-spec", "batch norm needs more than one row to normalize over")
     stopping = spec.early_stopping
     if stopping is not None:
         if not parts["validation"]:
@@ -120,7 +122,8 @@ def _training(spec: TrainSpec, parts: dict[str, int], warnings: list[Flaw]) -> F
 def _monitor(monitor: str, targets: Sequence[Target]) -> Flaws:
     choices = {"loss"}
     for target in targets:
-        names = MONITORS[target.task]
+        # Without a variance there is no density to measure.
+        names = [name for name in MONITORS[target.task] if name != "nll" or target.loss != "mse"]
         choices |= {f"{target.name}.{name}" for name in names} | (set(names) if len(targets) == 1 else set())
     if monitor not in choices:
         yield Flaw("/early_stopping/monitor", "unknown-choice", f"this release monitors {', '.join(sorted(choices))}")

@@ -29,8 +29,8 @@ CODES = {
     "multiple_of": "value-out-of-range",
     "too_short": "value-out-of-range",
     "string_too_short": "value-out-of-range",
-    "too_long": "too-long",
-    "string_too_long": "too-long",
+    "too_long": "value-out-of-range",
+    "string_too_long": "value-out-of-range",
     "value_error": "inconsistent-spec",
 }
 WORDS = (
@@ -67,7 +67,9 @@ def flaws_of(error: ValidationError, raw: Any, prefix: str = "", *, model: Any =
     `prefix` is put before every pointer; `model` (a model or an annotation) lets unknown fields name the nearest known one.
     A validator's PydanticCustomError gives its own code, and in its context's `pointer` a place below its field.
     """
-    lines = [_placed(details, raw) for details in error.errors(include_url=False, include_input=False)]
+    placed = [_placed(details, raw) for details in error.errors(include_url=False, include_input=False)]
+    # A list whose items are all refused counts as empty: that says nothing that its items do not say.
+    lines = [line for line in placed if line.error["type"] != "too_short" or not any(_below(other.path, line.path) for other in placed)]
     flaws: dict[str, Flaw] = {}
     for line in _chosen(lines):
         where = prefix + pointer(*line.path) + str(line.error.get("ctx", {}).get("pointer", ""))
@@ -76,6 +78,10 @@ def flaws_of(error: ValidationError, raw: Any, prefix: str = "", *, model: Any =
         if len(flaws) == MOST:
             break
     return list(flaws.values())
+
+
+def _below(path: tuple[str | int, ...], above: tuple[str | int, ...]) -> bool:
+    return len(path) > len(above) and path[: len(above)] == above
 
 
 def _placed(error: ErrorDetails, raw: Any) -> _Line:

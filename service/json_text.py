@@ -1,8 +1,8 @@
 """JSON as RFC 8259 has it and nothing more, with pointers to what JSON allows and we refuse."""
 
 import json
-import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ from service.errors import DuplicateKey, Flaw, Invalid, JSONTooDeep, MalformedJS
 from service.flaws import MOST, pointer
 
 DEPTH = 32
+LARGEST = sys.float_info.max
 STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 # Every digit becomes 0 and E becomes e, so that numbers beyond a double are found by plain search.
@@ -66,7 +67,7 @@ def _check_depth(body: bytes) -> None:
 
 
 def _may_be_huge(body: bytes) -> bool:
-    """Whether a float may exceed what a double holds: it takes an exponent of three digits, or hundreds of digits."""
+    """Whether a number may exceed what a double holds: it takes an exponent of three digits, or hundreds of digits."""
     shape = body.translate(SHAPE)
     return b"e000" in shape or b"e+000" in shape or b"0" * 200 in shape
 
@@ -74,8 +75,8 @@ def _may_be_huge(body: bytes) -> bool:
 def _check_values(value: Any) -> None:
     flaws: list[Flaw] = []
     for path, leaf in _leaves(value, ()):
-        if isinstance(leaf, float):
-            if not math.isfinite(leaf):
+        if isinstance(leaf, int | float):
+            if abs(leaf) > LARGEST:
                 flaws.append(Flaw(pointer(*path), "out-of-range", "the number is larger than a double holds"))
         elif any("\ud800" <= mark <= "\udfff" for mark in leaf):
             raise MalformedJSON("A string holds half of a surrogate pair.")
@@ -87,9 +88,9 @@ def _check_values(value: Any) -> None:
         raise Invalid(flaws)
 
 
-def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], float | str]]:
-    """Every float, string and key below `value` with its path."""
-    if isinstance(value, (float, str)):
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int | float | str]]:
+    """Every number, string and key below `value` with its path."""
+    if isinstance(value, (int, float, str)):
         yield path, value
     elif isinstance(value, dict):
         for key, member in value.items():

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -100,20 +101,31 @@ def _targets(raw: Any, source: Source, warnings: list[Flaw]) -> Any:
             raise Invalid([Flaw("/targets", "missing-field", f"name the targets; the dataset has {names}")])
     if not isinstance(raw, list):
         return raw
-    return [{"task": _task(target, source.description), **target} if isinstance(target, dict) else target for target in raw]
+    return [{"task": _task(target, source), **target} if isinstance(target, dict) else target for target in raw]
 
 
-def _task(target: dict[str, Any], description: Description) -> str:
-    """Classification for what has classes, regression for numbers."""
-    fields = {field.name: field for field in description.fields}
+def _task(target: dict[str, Any], source: Source) -> str:
+    """Classification for what has classes, distribution for rows that sum to 1, regression for other numbers."""
+    fields = {field.name: field for field in source.description.fields}
     field = fields.get(target["name"]) if isinstance(target.get("name"), str) else None
+    if field is not None and _distributes(field, source):
+        return "distribution"
     return "regression" if field is not None and not field.discrete and field.kind in ("numeric", "tensor", "image") else "classification"
+
+
+def _distributes(field: Field, source: Source) -> bool:
+    """Whether a field holds rows of probabilities."""
+    if len(field.shape) != 1 or field.shape[0] < 2 or field.dtype == "uint8" or field.min is None or field.min < 0 or (field.max or 0) > 1:
+        return False
+    return bool(np.allclose(Columns(source.folder).read(field.name).sum(axis=1), 1.0, atol=1e-6))
 
 
 def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settings, warnings: list[Flaw]) -> Plan:
     description = source.description
     spec, parts = _split(spec, raw, description)
     checks.refuse(data_checks.data(spec, description, parts, warnings))
+    shape = expected_shape(spec.features.select(description.inputs(tuple(target.name for target in spec.targets or ()))), spec.features)
+    checks.refuse(checks.size(spec, shape, settings))
     network = blueprint(spec, source)
     batch = len_batch(spec, parts["train"])
     inputs = description.inputs(tuple(target.name for target in spec.targets or ()))
@@ -128,6 +140,9 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     )
     cost = cost_of(network, load)
     layers = network.describe()
+    constant = [field.name for field in inputs if field.name in description.audit.constant]
+    if constant:
+        warnings.append(Flaw("/features", "constant-feature", f"{', '.join(constant)} never changes; it is shifted and divided by 1"))
     checks.refuse(checks.network(spec, layers, warnings), checks.costs(spec, cost, settings, _machine_bytes()))
     resolved = _filled(spec, source, tuple(layer.name for layer in layers), batch)
     shards = _shards(spec.ensemble, settings.shards)

@@ -11,7 +11,7 @@ from service.tricks.adversarial import AdversarialTraining
 from service.tricks.attacks import Attack
 from service.tricks.augmentation import Augmentation
 from service.tricks.bagging import Ensemble
-from service.tricks.choices import Only, refuse
+from service.tricks.choices import AtMost, Only, refuse
 from service.tricks.modes import Asking
 from service.tricks.multitask import Target
 from service.tricks.normalization import Preprocessing
@@ -92,7 +92,7 @@ class TrainSpec(_Job):
     """Id or name of a dataset."""
     split: DataSplit | None = None
     """Which rows validate and test; "given": the dataset's own parts."""
-    targets: Annotated[tuple[Target, ...], ITEMS, Field(min_length=1, max_length=64)] | None = None
+    targets: Annotated[tuple[Target, ...], ITEMS, Field(min_length=1), AtMost(64)] | None = None
     """What is predicted; null: what the dataset says."""
     features: Features = Features()
     """Which columns are inputs, and how they are read."""
@@ -100,9 +100,9 @@ class TrainSpec(_Job):
     """How inputs and targets are scaled."""
     architecture: Annotated[Architecture, Field(examples=[{"type": "mlp", "hidden": [64, 64]}])]
     """The network."""
-    regularizers: Annotated[tuple[Regularizer, ...], ITEMS, Field(max_length=64)] = ()
+    regularizers: Annotated[tuple[Regularizer, ...], ITEMS, AtMost(64)] = ()
     """Penalties and constraints on weights."""
-    augmentation: Annotated[tuple[Augmentation, ...], ITEMS, Field(max_length=32)] = ()
+    augmentation: Annotated[tuple[Augmentation, ...], ITEMS, AtMost(32)] = ()
     """Changes of training rows that keep their labels."""
     adversarial_training: AdversarialTraining | None = None
     """Training on rows moved against the network."""
@@ -122,7 +122,7 @@ class TrainSpec(_Job):
     """Rows of a step; "full": all."""
     gradient_clip: GradientClip | None = None
     """A bound on the gradient."""
-    precision: Annotated[Literal["fp32", "bf16"], Only("fp32")] = "fp32"
+    precision: Literal["fp32"] = "fp32"
     """Of the arithmetic."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     """When to stop; null: after all epochs."""
@@ -143,9 +143,9 @@ class RobustnessSpec(_Job, Asking):
     """The part whose rows are attacked."""
     rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Most rows: the first of the part."""
-    attacks: Annotated[tuple[Attack, ...], ITEMS, Field(min_length=1, max_length=16, examples=[[{"type": "fgsm"}]])]
+    attacks: Annotated[tuple[Attack, ...], ITEMS, AtMost(16), Field(min_length=1, examples=[[{"type": "fgsm"}]])]
     """The attacks, without epsilon."""
-    epsilons: Annotated[tuple[Annotated[float, Field(ge=0)], ...], ITEMS, Field(min_length=1, max_length=64, examples=[[0.0, 1.0]])]
+    epsilons: Annotated[tuple[Annotated[float, Field(ge=0)], ...], ITEMS, AtMost(64), Field(min_length=1, examples=[[0.0, 1.0]])]
     """Sizes of the perturbation, ascending, in the inputs' own unit."""
 
     @model_validator(mode="before")

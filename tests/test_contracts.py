@@ -126,7 +126,8 @@ def test_every_attack_keeps_its_ball_its_box_and_what_may_not_move(kind: Any, no
     attack = kind(epsilon=0.3, norm=norm)
     moved = attack(x, loss, Box(torch.zeros(6), torch.ones(6), movable)).inputs
     assert moved.shape == x.shape
-    assert (moved >= 0).all() and (moved <= 1).all()
+    assert (moved >= 0).all()
+    assert (moved <= 1).all()
     assert torch.equal(moved[:, 4], x[:, 4])
     assert not torch.equal(moved, x)
     if not (attack.type == "gaussian_noise" and norm == "linf"):
@@ -181,4 +182,6 @@ def test_every_augmentation_changes_a_copy_from_its_stream_alone(kind: Any) -> N
     before = x.clone()
     first, second = (transform(x, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(x, before)
-    assert torch.equal(first, second) and first.shape == x.shape and not torch.equal(first, x)
+    assert torch.equal(first, second)
+    assert first.shape == x.shape
+    assert not torch.equal(first, x)

@@ -1,14 +1,13 @@
 """The worker: `python -m workers.app`. Celery hears the doorbell; the supervisor's threads do the work, with or without it."""
 
-import logging
+import os
 import sys
-from typing import Any
 
 import structlog
 from celery import Celery
 from celery.signals import setup_logging, worker_shutting_down
 
-from service import lifeline
+from service import lifeline, logs
 from service.queue import configuration
 from service.settings import Settings
 from service.storage.sessions import Database
@@ -16,30 +15,11 @@ from workers import tasks
 from workers.supervisor import ENTRY, PRELOAD, Supervisor, WrongHost
 
 
-def configure_logs(level: str) -> None:
-    """One JSON object per line on standard error, ours and the libraries' alike."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    last: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()]
-    handler = logging.StreamHandler()
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-
-
 def run(settings: Settings, *, entry: str = ENTRY, preload: tuple[str, ...] = PRELOAD) -> int:
     """Work till a signal says to end; returns the exit status."""
-    configure_logs(settings.log_level)
+    logs.configure(settings.log_level)
+    # Trainers draw the report's pictures; their font cache belongs to us, not to a home that may be read-only.
+    os.environ.setdefault("MPLCONFIGDIR", str(settings.data.absolute() / "cache" / "matplotlib"))
     # Whoever listens to this signal keeps Celery from setting up its own logs.
     setup_logging.connect(lambda **_: None, weak=False)
     database = Database(settings.database)

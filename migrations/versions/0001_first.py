@@ -12,7 +12,20 @@ depends_on = None
 JSON = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 OPEN = "state IN ('queued', 'running')"
-TABLES = ("projects", "workers", "alias_history", "datasets", "jobs", "models", "aliases", "events", "logs", "metrics", "shards")
+TABLES = (
+    "projects",
+    "workers",
+    "alias_history",
+    "datasets",
+    "jobs",
+    "models",
+    "model_names",
+    "aliases",
+    "events",
+    "logs",
+    "metrics",
+    "shards",
+)
 
 
 def upgrade() -> None:
@@ -23,6 +36,7 @@ def upgrade() -> None:
     _datasets()
     _jobs()
     _models()
+    _model_names()
     _aliases()
     _events()
     _logs()
@@ -156,6 +170,17 @@ def _models() -> None:
         sa.UniqueConstraint("project_id", "name", "version", name="uq_models_project_id_name_version"),
     )
     op.create_index("ix_models_project_id_id", "models", ["project_id", "id"])
+
+
+def _model_names() -> None:
+    op.create_table(
+        "model_names",
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_model_names_project_id_projects"),
+        sa.PrimaryKeyConstraint("project_id", "name", name="pk_model_names"),
+    )
 
 
 def _aliases() -> None:

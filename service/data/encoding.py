@@ -67,7 +67,7 @@ class NumericInput(Value):
 class CategoricalInput(Value):
     """One column per category, one for the others and one for missing cells where training had any."""
 
-    kind: Literal["categorical"] = "categorical"
+    kind: Literal["categorical", "boolean"] = "categorical"
     name: str
     categories: Annotated[tuple[str, ...], ITEMS]
     other: bool
@@ -190,7 +190,8 @@ def _categorical(field: Field, codes: Values, most: int) -> CategoricalInput:
     seen = np.flatnonzero(counts)
     kept = np.sort(seen[np.argsort(-counts[seen], kind="stable")[:most]])
     names = tuple(field.values[code] for code in kept)
-    return CategoricalInput(name=field.name, categories=names, other=len(kept) < len(seen), missing=bool((codes < 0).any()))
+    kind: Literal["categorical", "boolean"] = "boolean" if field.kind == "boolean" else "categorical"
+    return CategoricalInput(kind=kind, name=field.name, categories=names, other=len(kept) < len(seen), missing=bool((codes < 0).any()))
 
 
 def _extremes(x: Values, rows: Rows) -> tuple[float, float]:

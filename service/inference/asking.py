@@ -58,6 +58,20 @@ def _with_axis(said: Distribution) -> Distribution:
     return Distribution(*(None if part is None else part.unsqueeze(0) for part in said))
 
 
+def check_axes(model: Model, axes: Axes) -> None:
+    """Raises Invalid or ModeUnavailable where the model cannot be asked at this point, before any row is looked at."""
+    network_weights(axes, len(axes.members))
+    if axes.dropout == "exact":
+        _enumerable([site for site in model.networks[0].sites if site.rate > 0])
+
+
+def _enumerable(sites: list[Site]) -> int:
+    units = sum(site.units for site in sites)
+    if units > EXACT_UNITS:
+        raise ModeUnavailable(f"exact enumerates the masks of at most {EXACT_UNITS} droppable units; the network has {units}.")
+    return units
+
+
 def network_weights(axes: Axes, count: int) -> Tensor:
     """Weights of the networks: [K], shared among a member's masks, or [K, S] where a list names each network."""
     if isinstance(axes.weights, str):
@@ -77,7 +91,7 @@ def mask_sets(network: Network, axes: Axes, *, member: int, rows: int) -> Iterat
     A mask is a subnetwork, the same for every row, so that a row's answer does not depend on its neighbours.
     """
     sites = [site for site in network.sites if site.rate > 0]
-    most = max(1, CHUNK_ENTRIES // (_units(network) * rows))
+    most = max(1, CHUNK_ENTRIES // (_units(network) * max(rows, 1)))
     if axes.dropout == "weight_scaled":
         yield {}, torch.ones(1, dtype=torch.float64)
     elif axes.dropout == "exact":
@@ -99,9 +113,7 @@ def _drawn_masks(sites: list[Site], axes: Axes, member: int, most: int) -> Itera
 
 def _all_masks(sites: list[Site], most: int) -> Iterator[tuple[Masks, Tensor]]:
     """Every mask of at most 16 droppable units, with its probability."""
-    units = sum(site.units for site in sites)
-    if units > EXACT_UNITS:
-        raise ModeUnavailable(f"exact enumerates the masks of at most {EXACT_UNITS} droppable units; the network has {units}.")
+    units = _enumerable(sites)
     every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=units)), dtype=torch.float64)
     for kept in every.split(most):
         masks, shares = {}, torch.ones(len(kept), dtype=torch.float64)

@@ -33,24 +33,24 @@ class AttackRequest(Asking):
     """The attack."""
 
 
-def box_of(attack: Attack, encoding: Encoding) -> Box:
+def box_of(attack: Attack, encoding: Encoding, *, where: str = "/attack") -> Box:
     """Bounds and movable entries of encoded rows; `"data"` is what the training rows spanned."""
     array = encoding.array
     if array is not None:
         if attack.immutable:
-            raise invalid("/attack/immutable", "inconsistent-spec", "an image has no fields to keep")
+            raise invalid(f"{where}/immutable", "inconsistent-spec", "an image has no fields to keep")
         low, high = (array.low, array.high) if attack.bounds == "data" else attack.bounds or (None, None)
         return Box(torch.tensor(low), torch.tensor(high)) if low is not None and high is not None else Box()
-    return _table_box(attack, encoding)
+    return _table_box(attack, encoding, where)
 
 
-def _table_box(attack: Attack, encoding: Encoding) -> Box:
+def _table_box(attack: Attack, encoding: Encoding, where: str) -> Box:
     """Numeric columns move within their own bounds; categories and indicators stay."""
     names = [number.name for number in encoding.numeric]
     known = [number.name for number in encoding.inputs]
     for i, name in enumerate(attack.immutable):
         if name not in known:
-            raise invalid(f"/attack/immutable/{i}", "inconsistent-spec", f"there is no field {name!r}; there are {', '.join(known)}")
+            raise invalid(f"{where}/immutable/{i}", "inconsistent-spec", f"there is no field {name!r}; there are {', '.join(known)}")
     movable = torch.zeros(encoding.shape)
     movable[: len(names)] = torch.tensor([float(name not in attack.immutable) for name in names])
     if attack.bounds is None:
@@ -79,19 +79,20 @@ def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str,
     wanted = _wanted(request, target, len(rows))
     x = torch.from_numpy(rows)
     before = ask(model, x, axes)[target]
+    box = box_of(request.attack, model.encoding)
     loss_of = _loss(model, axes, target, wanted=wanted, criterion=request.attack.criterion)
     alive = ~loss_of.broken(x)
     # A row that was wrong before is not attacked: its input comes back as it was.
     moved = x.clone()
     chosen = alive.nonzero().squeeze(1)
     if len(chosen):
-        moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box_of(request.attack, model.encoding)).inputs
+        moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box).inputs
     after = ask(model, moved, axes)[target]
     return {
         "mode": axes.mode,
         **echo(axes),
         "rows": len(rows),
-        "attack": {**request.attack.dump(), "bounds": bounds_used(request.attack, model.encoding)},
+        "attack": {**request.attack.resolved().dump(), "bounds": bounds_used(request.attack, model.encoding)},
         "targets": {target: {"clean": _said(before, names), "adversarial": _said(after, names)}},
         "success": _success(loss_of, moved, alive, isinstance(before, Numbers)),
         "inputs": decoded(moved, request.inputs, model.encoding),

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Floats = NDArray[np.float64]
 TINY = 1e-45
@@ -109,20 +107,3 @@ def gaussian_nll(mean: Floats, variance: Floats, truth: Floats) -> Floats:
     """Negative log density [.., N], summed over the D outputs."""
     terms = 0.5 * (np.log(2 * math.pi * variance) + (truth - mean) ** 2 / variance)
     return np.asarray(terms.sum(-1))
-
-
-def quick(task: str, raw: Tensor, losses: Tensor, labels: Tensor, known: Tensor, scale: Tensor) -> dict[str, Tensor]:
-    """What every epoch measures on validation, as tensors of rank 0; losses are in normalized units, errors are not."""
-    count = known.sum().clamp(min=1)
-    loss = losses.masked_fill(~known, 0).sum() / count
-    if task == "classification":
-        hits = ((raw.argmax(-1) == labels) & known).sum() / count
-        p = raw.softmax(-1)
-        onehot = torch.zeros_like(p).scatter_(1, labels.clamp(min=0).unsqueeze(1), 1.0)
-        brier = (p - onehot).square().sum(-1).masked_fill(~known, 0).sum() / count
-        return {"loss": loss, "accuracy": hits, "error": 1 - hits, "nll": loss, "brier": brier}
-    mean = raw[..., : labels.shape[-1]]
-    errors = ((mean - labels) * scale).masked_fill(~known.unsqueeze(-1), 0)
-    size = count * labels.shape[-1]
-    mse = errors.square().sum() / size
-    return {"loss": loss, "mse": mse, "mae": errors.abs().sum() / size}

@@ -1,7 +1,7 @@
 """A trained model: its members as networks, and all that a prediction has to know."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +43,9 @@ class Model:
         return any(target.task == "regression" for target in self.spec.targets or ())
 
     def describe(self) -> dict[str, Any]:
-        """`spec.json`: with `model.safetensors` all that rebuilds the model."""
+        """`encoding.json`: with `spec.json` and `model.safetensors` all that serving needs."""
         return {
             "format": FORMAT,
-            "spec": self.spec.dump(),
             "encoding": self.encoding.dump(),
             "classes": self.classes,
             "shape": self.networks[0].spec.shape,
@@ -63,12 +62,16 @@ class Model:
         return shared | own
 
 
-def rebuild(description: Mapping[str, Any], content: bytes) -> Model:
-    """The model of a `spec.json` and the bytes of its `model.safetensors`."""
+FILES = ("spec.json", "encoding.json", "model.safetensors")
+"""What a model is rebuilt from."""
+
+
+def rebuild(resolved: Mapping[str, Any], description: Mapping[str, Any], content: bytes) -> Model:
+    """The model of a resolved spec, an `encoding.json` and the bytes of `model.safetensors`."""
     if description["format"] > FORMAT:
         raise ValueError(f"format {description['format']} is newer than this release, which reads {FORMAT}")
     tensors = load(content)
-    spec = TrainSpec.model_validate(description["spec"])
+    spec = TrainSpec.model_validate(resolved)
     targets = spec.targets or ()
     network_spec = NetworkSpec(spec.architecture, tuple(description["shape"]), targets, tuple(description["widths"]))
     preprocess = Normalize(tensors["preprocess.shift"], tensors["preprocess.scale"])
@@ -90,9 +93,10 @@ def serving(network: Network) -> Network:
     return network.eval().requires_grad_(False)
 
 
-def from_json(text: bytes, content: bytes) -> Model:
-    """The model of the two files' bytes."""
-    return rebuild(json.loads(text), content)
+def from_files(read: Callable[[str], bytes]) -> Model:
+    """The model whose files `read` gives by name."""
+    spec, encoding, content = (read(name) for name in FILES)
+    return rebuild(json.loads(spec), json.loads(encoding), content)
 
 
 def as_tensor(rows: Any) -> Tensor:

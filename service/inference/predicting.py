@@ -10,7 +10,7 @@ from torch import Tensor
 from service.inference.asking import ask
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
-from service.tricks.choices import refuse
+from service.tricks.choices import AtMost, refuse
 from service.tricks.modes import Asking, Axes
 from service.values import ITEMS
 
@@ -32,7 +32,7 @@ class PredictRequest(Asking):
 
     inputs: list[Any]
     """Rows: arrays in the signature's order or objects by field name."""
-    parts: Annotated[Annotated[tuple[Part, ...], ITEMS, AfterValidator(_parts)] | None, Field(alias="return")] = None
+    parts: Annotated[Annotated[tuple[Part, ...], ITEMS, AfterValidator(_parts), AtMost(7)] | None, Field(alias="return")] = None
     """What the answer says besides the prediction."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Of the interval."""

@@ -60,7 +60,8 @@ class Subject:
         flat = torch.zeros(len(self.x), dtype=torch.bool)
         box = box_of(attack, self.model.encoding)
         found = None
-        for chosen in self.right.nonzero().squeeze(1).split(BATCH_ROWS):
+        rows = self.right.nonzero().squeeze(1)
+        for chosen in rows.split(BATCH_ROWS) if len(rows) else ():
             loss_of = self.loss(chosen, attack.criterion)
             result = run(attack, self.x[chosen], loss_of, box)
             moved[chosen] = result.inputs

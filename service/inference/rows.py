@@ -13,6 +13,8 @@ from service.flaws import cut, pointer
 
 MOST_FLAWS = 20
 NUMBERS = {int, float}
+MISSING = ("", "NA", "NaN")
+"""What a file's cell says when it says nothing."""
 Floats = NDArray[np.float32]
 
 
@@ -25,7 +27,7 @@ def read_rows(inputs: Any, encoding: Encoding, *, most: int, where: str = "/inpu
     if len(inputs) > most:
         raise TooLarge(f"{len(inputs)} rows; one answer has at most {most}.", slug="cost-limit")
     if encoding.array:
-        rows = [_unwrapped(row, encoding) for row in inputs]
+        rows = [_unwrapped(row, encoding, f"{where}/{i}") for i, row in enumerate(inputs)]
         return _numbers(rows, encoding.shape, where)
     if not encoding.categorical and all(type(row) is list for row in inputs) and not _gaps(inputs):
         plain = _numbers(inputs, (len(encoding.inputs),), where)
@@ -33,10 +35,15 @@ def read_rows(inputs: Any, encoding: Encoding, *, most: int, where: str = "/inpu
     return _table(inputs, encoding, where)
 
 
-def _unwrapped(row: Any, encoding: Encoding) -> Any:
+def _unwrapped(row: Any, encoding: Encoding, where: str) -> Any:
     """The array of a row given as an object of its one field."""
     name = encoding.inputs[0].name
-    return row[name] if isinstance(row, dict) and set(row) == {name} else row
+    if isinstance(row, dict):
+        strange = [key for key in row if key != name]
+        if strange or not row:
+            code = "unknown-field" if strange else "missing-field"
+            raise invalid(where + pointer(*(strange or [name])[:1]), code, f"the only field is {name!r}")
+    return row[name] if isinstance(row, dict) else row
 
 
 def _gaps(rows: list[list[Any]]) -> bool:
@@ -87,10 +94,8 @@ def _finite(encoded: Floats, where: str) -> Floats:
     """The rows, unless a number is too large for float32."""
     if np.isfinite(encoded).all():
         return encoded
-    row, *rest = np.argwhere(~np.isfinite(encoded))[0]
-    raise invalid(
-        pointer(*where.strip("/").split("/"), int(row), *map(int, rest)), "non-finite", "the number is beyond the range of float32"
-    )
+    row = int(np.argwhere(~np.isfinite(encoded))[0][0])
+    raise invalid(f"{where}/{row}", "non-finite", "a number is beyond the range of float32")
 
 
 def _table(inputs: list[Any], encoding: Encoding, where: str) -> Floats:
@@ -139,10 +144,14 @@ def _named(row: Any, encoding: Encoding, where: str) -> list[tuple[str, Any]]:
 
 def _value(value: Any, column: Input, encoding: Encoding, where: str) -> float:
     """A number, or the place of a category; NaN and -1 for a missing one."""
-    if value is None and encoding.missing == "error":
+    if (value is None or (isinstance(column, CategoricalInput) and value in MISSING)) and encoding.missing == "error":
         raise invalid(where, "missing-value", f"{column.name!r} must not be missing")
     if isinstance(column, CategoricalInput):
         text = category_text(value)
+        if text is not None and column.kind == "boolean":
+            text = text.lower()
+        if isinstance(value, str) and value in MISSING:
+            text = value = None
         if text is None and value is not None:
             raise invalid(where, "wrong-type", "a category is a string, a number or a boolean")
         if text is not None and text not in column.categories and encoding.unknown == "error":

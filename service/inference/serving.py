@@ -10,7 +10,7 @@ import torch
 
 from service.errors import ArtifactCorrupt
 from service.inference.asking import ask
-from service.inference.model import Model, from_json
+from service.inference.model import Model, from_files
 from service.storage.files import Folder
 from service.tricks.modes import Asking
 
@@ -52,7 +52,7 @@ class Shelf:
             self._models.pop(model_id, None)
 
     def _load(self, files: Mapping[str, Any]) -> Model:
-        model = from_json(self.read(files["spec.json"]), self.read(files["model.safetensors"]))
+        model = from_files(lambda name: self.read(files[name]))
         # The first forward pass sets up kernels and allocators; no caller should wait for it.
         ask(model, torch.zeros((1, *model.encoding.shape)), Asking().axes(model))
         return model

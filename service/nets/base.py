@@ -51,9 +51,10 @@ def initialize(layer: nn.Linear, how: str, generator: torch.Generator) -> None:
 
 def linear(inputs: int, outputs: int, *, bias: bool, how: str, generator: torch.Generator | None) -> nn.Linear:
     """A linear layer from its own generator; without one it stays unset, for weights to be loaded into."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
-    if not isinstance(layer, nn.Linear):
-        raise TypeError("skip_init changed the layer's class")
+    layer = nn.Linear(inputs, outputs, bias=bias, device="meta")
+    home = torch.get_default_device()
+    if home.type != "meta":
+        layer = layer.to_empty(device=home)
     if generator is not None:
         initialize(layer, how, generator)
     return layer

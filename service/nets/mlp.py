@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.nets.base import linear
-from service.tricks.choices import refuse
+from service.tricks.choices import AtMost, refuse
 from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
 from service.values import ITEMS, Value
 
@@ -33,7 +33,7 @@ class MLP(Value):
 
     type: Literal["mlp"] = "mlp"
     """Multi-layer perceptron."""
-    hidden: Annotated[tuple[Width, ...], ITEMS, Field(max_length=128, examples=[[64, 64]])]
+    hidden: Annotated[tuple[Width, ...], ITEMS, AtMost(128), Field(examples=[[64, 64]])]
     """Widths of the hidden layers; none makes a linear model."""
     activation: ActivationName = "relu"
     """After each hidden layer."""
@@ -52,8 +52,8 @@ class MLP(Value):
 
     @model_validator(mode="after")
     def _fits(self) -> "MLP":
-        rates = self.dropout.hidden if self.dropout else ()
-        if len(rates) not in (0, 1, len(self.hidden)):
+        rates = self.dropout.hidden if self.dropout else 0.0
+        if isinstance(rates, tuple) and len(rates) != len(self.hidden):
             raise refuse("inconsistent-spec", f"{len(rates)} rates for {len(self.hidden)} layers", pointer="/dropout/hidden")
         if self.residual and (len(self.hidden) % 2 == 0 or len(set(self.hidden)) > 1):
             message = "a residual mlp is a stem and pairs of layers, all of one width"
@@ -64,6 +64,10 @@ class MLP(Value):
     def drops(self) -> bool:
         """Whether training drops any unit."""
         return self.dropout is not None and self.dropout.drops
+
+    def weights(self, inputs: int) -> int:
+        """How many weights the trunk has, counted without building it."""
+        return sum(before * after for before, after in pairwise((inputs, *self.hidden)))
 
     def build(self, shape: tuple[int, ...], generator: torch.Generator | None) -> "Perceptron":
         """The trunk for inputs of this shape; without a generator its weights stay unset."""
@@ -86,8 +90,16 @@ class Layer(nn.Module):
         """Features [.., N, F]; a residual input is added before the activation."""
         x = self.linear(x)
         if self.norm is not None:
-            x = self.norm(x.flatten(0, -2)).view_as(x)
+            x = normalized(self.norm, x.flatten(0, -2)).view_as(x)
         return self.activation(x if skip is None else x + skip)
+
+
+def normalized(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """Batch norm of rows; a batch of one row has no variance of its own and takes the running statistics."""
+    if norm.training and len(x) == 1:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps)
+    normed: Tensor = norm(x)
+    return normed
 
 
 class Perceptron(nn.Module):

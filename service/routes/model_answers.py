@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from service.inference.model import FILES
 from service.routes.answers import Answer, LayerAnswer, Time
 from service.storage.models import Model
 from service.values import Value
@@ -45,11 +46,11 @@ class ModelPageAnswer(Answer):
 
 
 class AliasAnswer(Answer):
-    """An alias and the version it points at."""
+    """An alias and the version it points at; null once it is removed."""
 
     name: str
     alias: str
-    version: int
+    version: int | None
 
 
 class AliasMoveAnswer(BaseModel):
@@ -77,7 +78,7 @@ def model_answer(model: Model) -> ModelAnswer:
         "report_html": f"{here}/report.html",
     }
     links |= {name: f"{here}/plots/{name}" for name in model.files if name.endswith(".svg")}
-    links |= {name: f"{here}/files/{name}" for name in ("model.safetensors", "spec.json")}
+    links |= {name: f"{here}/files/{name}" for name in FILES}
     return ModelAnswer.model_validate(
         {
             **{name: getattr(model, name) for name in own},

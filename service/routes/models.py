@@ -3,12 +3,13 @@
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
 from service.errors import Invalid, NotFound, invalid
 from service.flaws import flaws_of
+from service.inference.model import FILES
 from service.routes.answers import ProblemAnswer
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
 from service.routes.model_answers import AliasAnswer, AliasHistoryAnswer, AliasRequest, ModelAnswer, ModelPageAnswer, model_answer
@@ -36,7 +37,7 @@ def find(services: Services, project: str, ref: str) -> Model:
 
 
 @router.get(PATH, response_model=ModelPageAnswer, dependencies=[JSONOnly])
-def listed(services: ServicesHere, project: Project, query: Annotated[ListParameters, Depends()]) -> Response:
+def listed(services: ServicesHere, project: Project, query: Annotated[ListParameters, Query()]) -> Response:
     """A page of the models, newest first."""
     with services.database.read() as c:
         page = models.page(c, project, limit=query.limit, cursor=query.cursor, name=query.name, labels=query.labels())
@@ -87,12 +88,12 @@ def plot(ref: str, name: str, services: ServicesHere, project: Project) -> Respo
 
 @router.get(PATH + "/{ref}/files/{name}")
 def file(ref: str, name: str, services: ServicesHere, project: Project) -> Response:
-    """`model.safetensors` or `spec.json`."""
+    """`model.safetensors`, `spec.json`, or `encoding.json`: how rows become numbers."""
     model = find(services, project, ref)
     if name in LATER:
         raise NotFound(f"This release does not write {name}.")
-    if name not in ("model.safetensors", "spec.json"):
-        raise NotFound("There is no such file; there are model.safetensors and spec.json.")
+    if name not in FILES:
+        raise NotFound(f"There is no such file; there are {', '.join(FILES)}.")
     return _stored(model, name, services)
 
 
@@ -130,12 +131,12 @@ def set_alias(
     return AliasAnswer(name=name, alias=alias, version=asked.version).respond()
 
 
-@router.delete(PATH + "/{name}/aliases/{alias}", status_code=204)
+@router.delete(PATH + "/{name}/aliases/{alias}", response_model=AliasAnswer, dependencies=[JSONOnly])
 def delete_alias(name: str, alias: str, services: ServicesHere, project: Project) -> Response:
     """Remove an alias; the model stays."""
     with services.database.write() as c:
         models.delete_alias(c, project, name, alias)
-    return Response(status_code=204)
+    return AliasAnswer(name=name, alias=alias, version=None).respond()
 
 
 @router.get(PATH + "/{name}/aliases/{alias}/history", response_model=AliasHistoryAnswer, dependencies=[JSONOnly])

@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from service import resolving, robustness_plan
+from sqlalchemy import Connection
+
+from service import resolving
 from service.data.fields import Description
 from service.data.staging import dataset_key
+from service.errors import NotFound
 from service.estimate import BASE_BYTES
+from service.inference import robustness_plan
+from service.inference.robustness_plan import RobustnessPlan, Subject
 from service.resolving import Plan, Source
-from service.robustness_plan import RobustnessPlan, Subject
 from service.routes.answers import LayerAnswer, PlanAnswer, WarningAnswer
 from service.routes.dependencies import Services
 from service.storage import datasets, jobs, models
@@ -28,16 +32,22 @@ def plan_of(raw: Any, services: Services, project: str) -> Plan:
 
 
 def robustness_plan_of(raw: Any, services: Services, project: str) -> RobustnessPlan:
-    """What a robustness job comes to, checked whole; raises Invalid."""
+    """What a robustness job comes to, checked whole; raises Invalid, ModeUnavailable, Conflict."""
 
-    def lookup(ref: str) -> tuple[Subject, Description]:
+    def lookup(ref: str) -> Subject:
         with services.database.read() as c:
-            model = models.get(c, project, ref)
-            dataset = datasets.get(c, project, model.dataset_id or "")
-        subject = Subject(model.id, model.name, model.dataset_id, model.spec, model.members)
-        return subject, Description.model_validate(dataset.description)
+            row = models.get(c, project, ref)
+            description = _description(c, project, row.dataset_id or "")
+        return Subject(row.id, row.name, row.dataset_id or "", services.shelf.get(row.id, row.files), description)
 
     return robustness_plan.resolve(raw, lookup, services.settings)
+
+
+def _description(c: Connection, project: str, dataset_id: str) -> Description | None:
+    try:
+        return Description.model_validate(datasets.get(c, project, dataset_id).description)
+    except NotFound:
+        return None
 
 
 def accept(raw: Any, services: Services, project: str) -> tuple[Job, int | None]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy import insert as insert_into
 
@@ -14,7 +14,7 @@ from service.storage import pages
 from service.storage.ids import valid
 from service.storage.pages import Page
 from service.storage.sessions import AnyRow, now, upsert
-from service.storage.tables import alias_history, aliases, models, projects
+from service.storage.tables import alias_history, aliases, model_names, models, projects
 from service.values import NAME
 
 CHAMPION = "champion"
@@ -72,8 +72,9 @@ class AliasChange:
 def insert(c: Connection, project: str, draft: ModelDraft, *, job_id: str | None, dataset_id: str | None, labels: dict[str, str]) -> Model:
     """The model with the next version of its name."""
     c.execute(select(projects.c.id).where(projects.c.id == project).with_for_update(key_share=True))  # versions one at a time
-    mine = (models.c.project_id == project, models.c.name == draft.name)
-    version = c.execute(select(func.coalesce(func.max(models.c.version), 0)).where(*mine)).scalar_one() + 1
+    known = select(model_names.c.version).where(model_names.c.project_id == project, model_names.c.name == draft.name)
+    version = (c.execute(known).scalar_one_or_none() or 0) + 1
+    upsert(c, model_names, [{"project_id": project, "name": draft.name, "version": version}], ("project_id", "name"))
     values = {name: getattr(draft, name) for name in ModelDraft.__dataclass_fields__}
     values |= {"project_id": project, "version": version, "job_id": job_id, "dataset_id": dataset_id, "labels": labels}
     row = c.execute(insert_into(models).values(created_at=now(), **values).returning(models)).one()

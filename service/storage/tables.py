@@ -207,6 +207,16 @@ models = Table(
     Index(None, "project_id", "id"),
 )
 
+# The newest version that a name ever had: a number is not given twice, even when its model was deleted.
+model_names = Table(
+    "model_names",
+    metadata,
+    _project(),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    PrimaryKeyConstraint("project_id", "name"),
+)
+
 aliases = Table(
     "aliases",
     metadata,

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from service.tricks.choices import Only, tagged
+from service.tricks.choices import tagged
 from service.tricks.norms import NORMS, NormName
 from service.values import Value
 
@@ -20,7 +20,7 @@ class FGSMTraining(Value):
 
     method: Literal["fgsm"] = "fgsm"
     """FGSM."""
-    norm: Annotated[NormName, Only("linf", "l2")] = "linf"
+    norm: NormName = "linf"
     """In which the perturbation is measured."""
     epsilon: Annotated[float, Field(ge=0, examples=[1.0])]
     """Its size, in the inputs' own unit."""

@@ -5,7 +5,7 @@ clamp inside it kills the gradient of saturated entries.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -63,7 +63,7 @@ class Attacked(NamedTuple):
 class _Attack(Value):
     """What all attacks share."""
 
-    norm: Annotated[NormName, Only("linf", "l2")] = "linf"
+    norm: NormName = "linf"
     """In which a perturbation is measured."""
     epsilon: Epsilon
     """The largest perturbation, in the inputs' own unit."""
@@ -77,7 +77,7 @@ class _Attack(Value):
     """Whose gradient is followed; null: that of the predictor asked."""
     immutable: Annotated[tuple[str, ...], ITEMS] = ()
     """Fields of a table that must not change."""
-    unit: Annotated[Literal["raw", "std"], Only("raw")] = "raw"
+    unit: Literal["raw"] = "raw"
     """Of epsilon: the inputs' own."""
 
     @field_validator("bounds", mode="before")
@@ -102,6 +102,10 @@ class _Attack(Value):
     def perturb(self, x: Tensor, delta: Tensor, box: Box) -> Attacked:
         """x moved by delta, in the box."""
         return Attacked(box.apply(x, delta))
+
+    def resolved(self) -> Self:
+        """The attack with what it takes by default written out."""
+        return self
 
     @property
     def ball(self) -> Norm:
@@ -191,6 +195,14 @@ class PGD(_Attack):
         return self.loss
 
     @property
+    def length(self) -> float:
+        """Of a step: 2.5 epsilon / steps unless it is given (Madry et al. 2018)."""
+        return self.step_size if self.step_size is not None else 2.5 * self.epsilon / self.steps
+
+    def resolved(self) -> Self:
+        return self.model_copy(update={"step_size": self.length})
+
+    @property
     def passes(self) -> int:
         return self.restarts * (4 * self.steps + 1)
 
@@ -209,7 +221,7 @@ class PGD(_Attack):
 
     def _descend(self, x: Tensor, result: Tensor, start: Tensor, alive: Tensor, loss_of: LossOf, box: Box) -> Tensor:
         """One restart over the rows still alive; writes into `result` and returns the survivors."""
-        size = self.step_size if self.step_size is not None else 2.5 * self.epsilon / self.steps
+        size = self.length
         origin, loss = x[alive], loss_of.only(alive)
         moved = box.apply(origin, start[alive])
         for step in range(self.steps + 1):

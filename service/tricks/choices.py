@@ -1,10 +1,11 @@
 """What every trick's fields share: errors with our codes and the choices that this release leaves out."""
 
+import json
 from typing import Any
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
-from pydantic_core.core_schema import no_info_after_validator_function
+from pydantic_core.core_schema import no_info_after_validator_function, no_info_before_validator_function
 
 
 def refuse(code: str, message: str, **context: Any) -> PydanticCustomError:
@@ -27,7 +28,25 @@ class Only:
 
     def _check(self, value: Any) -> Any:
         if value not in self.values:
-            raise refuse("unknown-choice", f"this release has only {', '.join(map(repr, self.values))}")
+            raise refuse("unknown-choice", f"this release has only {', '.join(map(json.dumps, self.values))}")
+        return value
+
+
+class AtMost:
+    """A list whose length is judged before its items are looked at."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "maxItems": self.most}
+
+    def _check(self, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) > self.most:
+            raise refuse("value-out-of-range", f"{len(value)} items; there may be at most {self.most}")
         return value
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from service.tricks.choices import Only, refuse
@@ -78,15 +78,10 @@ def draw_mask(shape: tuple[int, ...] | torch.Size, rate: float, generator: torch
     return kept.to(torch.float32).mul_(_STEPS / (_STEPS - dropped)).view(shape)
 
 
-def _shortest(rates: tuple[float, ...]) -> float | tuple[float, ...]:
-    return rates[0] if len(rates) == 1 else rates
-
-
 def _rates(value: Any) -> Any:
-    """A single number as one rate for all layers; a list as one rate per layer."""
     if isinstance(value, list) and any(isinstance(item, list) for item in value):
         raise refuse("unknown-choice", "this release has one rate per layer, not one per unit")
-    return value if isinstance(value, list | tuple) else (value,)
+    return value
 
 
 class Dropout(Value):
@@ -94,19 +89,19 @@ class Dropout(Value):
 
     input: DropRate = 0.0
     """Rate of dropping inputs."""
-    hidden: Annotated[tuple[DropRate, ...], ITEMS, BeforeValidator(_rates), PlainSerializer(_shortest)] = (0.0,)
+    hidden: Annotated[DropRate | Annotated[tuple[DropRate, ...], ITEMS], BeforeValidator(_rates)] = 0.0
     """Rate of dropping hidden units: one for all layers, or a list with one per layer."""
     channel: Annotated[float, Only(0.0)] = 0.0
     """Rate of dropping whole channels of a convolution; 0 without convolutions."""
 
     def hidden_rates(self, layers: int) -> tuple[float, ...]:
         """One rate per hidden layer; a single rate stands for all."""
-        return self.hidden * layers if len(self.hidden) == 1 else self.hidden
+        return self.hidden if isinstance(self.hidden, tuple) else (self.hidden,) * layers
 
     @property
     def drops(self) -> bool:
         """Whether any unit is ever dropped."""
-        return self.input > 0 or any(rate > 0 for rate in self.hidden)
+        return self.input > 0 or any(rate > 0 for rate in self.hidden_rates(1))
 
 
 def _dropout(value: Any) -> Any:

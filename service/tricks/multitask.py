@@ -32,23 +32,38 @@ class Distribution(NamedTuple):
     variance: Tensor | None = None
 
 
-class Classification(Value):
-    """One of C classes; labels are indices, -1 where missing."""
+class _Target(Value):
+    """What all targets share; a field of another task keeps its default."""
 
-    task: Literal["classification"] = "classification"
-    """One of several classes."""
     name: TargetName
     """The field that holds the labels."""
-    loss: Annotated[Literal["cross_entropy", "focal"], Only("cross_entropy")] = "cross_entropy"
-    """Cross-entropy."""
     weight: TargetWeight = 1.0
     """This target's share in the objective."""
+    output: Literal["identity"] = "identity"
+    """The head's output function."""
     class_weights: Annotated[Any, Only(None)] = None
     """Weights of the classes."""
     label_smoothing: Annotated[float, Only(0.0)] = 0.0
     """Share of a label that goes to the other classes."""
-    decision: Annotated[Any, Only("argmax")] = "argmax"
+    noise_std: Annotated[Any, Only(None)] = None
+    """Observation noise in the target's unit."""
+    decision: Literal["argmax"] = "argmax"
     """How probabilities become a class: the most probable one."""
+    gamma: Annotated[Any, Only(None)] = None
+    """Of the focal loss."""
+    delta: Annotated[Any, Only(None)] = None
+    """Of the Huber loss."""
+    quantiles: Annotated[Any, Only(None)] = None
+    """Of the quantile loss."""
+
+
+class Classification(_Target):
+    """One of C classes; labels are indices, -1 where missing."""
+
+    task: Literal["classification"] = "classification"
+    """One of several classes."""
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    """Cross-entropy."""
 
     def outputs(self, width: int) -> int:
         """Raw outputs of the head for C = `width` classes."""
@@ -57,6 +72,10 @@ class Classification(Value):
     def losses(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats per row [N]; raw [N, C], labels int64 [N] without missing ones."""
         return F.cross_entropy(raw, labels, reduction="none")
+
+    def loss_of(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """The mean of `losses`, in one kernel."""
+        return F.cross_entropy(raw, labels)
 
     def missing(self, labels: Tensor) -> Tensor:
         """Rows without a label, as booleans [N]."""
@@ -67,21 +86,13 @@ class Classification(Value):
         return Distribution(logits=raw)
 
 
-class Regression(Value):
+class Regression(_Target):
     """D numbers, standardized inside the model; labels float32 [N, D] in normalized units, NaN where missing."""
 
     task: Literal["regression"] = "regression"
     """One number or several."""
-    name: TargetName
-    """The field that holds the values."""
-    loss: Annotated[Literal["mse", "mae", "huber", "gaussian_nll", "quantile"], Only("mse", "gaussian_nll")] = "mse"
+    loss: Literal["mse", "gaussian_nll"] = "mse"
     """Squared error, or the likelihood of a Gaussian whose variance is learned too."""
-    weight: TargetWeight = 1.0
-    """This target's share in the objective."""
-    output: Annotated[Literal["identity", "tanh"], Only("identity")] = "identity"
-    """The head's output function."""
-    noise_std: Annotated[Any, Only(None)] = None
-    """Observation noise in the target's unit."""
 
     def outputs(self, width: int) -> int:
         """Raw outputs of the head for D = `width` numbers: a mean each, and a variance with a Gaussian loss."""
@@ -94,6 +105,10 @@ class Regression(Value):
         mean, variance = gaussian(raw)
         terms = 0.5 * (math.log(2 * math.pi) + variance.log() + (labels - mean).square() / variance)
         return terms.mean(-1)
+
+    def loss_of(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """The mean of `losses`."""
+        return F.mse_loss(raw, labels) if self.loss == "mse" else self.losses(raw, labels).mean()
 
     def missing(self, labels: Tensor) -> Tensor:
         """Rows without a label, as booleans [N]: a row counts where all its numbers are there."""

@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-NormName = Literal["linf", "l2", "l1"]
+NormName = Literal["linf", "l2"]
 
 
 class Norm(Protocol):

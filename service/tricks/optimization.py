@@ -11,6 +11,8 @@ from torch import Tensor
 from service.values import ITEMS, Value
 
 Rate = Annotated[float, Field(gt=0, le=1000)]
+MOMENTS = "exp_avg_sq"
+"""What torch calls the second moments of Adam in an optimizer's state."""
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -45,16 +47,22 @@ class _Adaptive(Value):
     """Decay of the two moment estimates."""
 
     def step_sizes(self, optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> list[Tensor]:
-        """Per coordinate lr / (sqrt(v_hat) + eps): a proximal step in Adam's own metric (science.md 5)."""
+        """The length of a proximal step at each weight, coordinate by coordinate."""
+        return self.metric(optimizer, [optimizer.state[weight][MOMENTS] for weight in weights])
+
+    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor]) -> list[Tensor]:
+        """lr / (sqrt(v_hat) + eps) for second moments v: a proximal step in Adam's own metric (science.md 5).
+
+        With v_hat = v / b it is the reciprocal of sqrt(v) / (lr sqrt(b)) + eps / lr, which takes one pass less.
+        """
         group = optimizer.param_groups[0]
-        states = [optimizer.state[weight] for weight in weights]
-        correction = 1.0 - group["betas"][1] ** float(states[0]["step"])
-        sizes = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
-        torch._foreach_div_(sizes, math.sqrt(correction))
-        torch._foreach_add_(sizes, group["eps"])
+        steps = float(optimizer.state[group["params"][0]]["step"])
+        length, correction = group["lr"], math.sqrt(1.0 - group["betas"][1] ** steps)
+        offset = torch.tensor(group["eps"] / max(length, 1e-30))
+        scale = 1.0 / (max(length, 1e-30) * correction)
+        sizes = [torch.add(offset, root, alpha=scale, out=root) for root in torch._foreach_sqrt(list(moments))]
         torch._foreach_reciprocal_(sizes)
-        torch._foreach_mul_(sizes, group["lr"])
-        return list(sizes)
+        return sizes
 
 
 class Adam(_Adaptive):

@@ -26,7 +26,7 @@ class _Penalty(Value):
     """Weights alone, or all parameters, biases and gains among them."""
 
     proximal: ClassVar[bool] = False
-    """Whether `shrink` needs the step size of every coordinate."""
+    """Whether `shrink` needs the step size of every coordinate; such a penalty takes weights of any shape."""
     projects: ClassVar[bool] = False
     """Whether it is a constraint, applied after all shrinking."""
     spares_heads: ClassVar[bool] = False
@@ -121,12 +121,10 @@ class MaxNorm(_Penalty):
         return weights[0].new_zeros(())
 
     def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
-        matrices = [weight for weight in weights if weight.ndim >= 2]
-        factors = [torch.linalg.vector_norm(weight.flatten(1), dim=1) for weight in matrices]
-        torch._foreach_clamp_min_(factors, self.limit)
-        torch._foreach_reciprocal_(factors)
-        torch._foreach_mul_(factors, self.limit)
-        torch._foreach_mul_(matrices, [factor.view(-1, *[1] * (weight.ndim - 1)) for factor, weight in zip(factors, matrices, strict=True)])
+        for weight in weights:
+            if weight.ndim >= 2:
+                # One kernel; it leaves short rows alone and makes long ones no longer than the limit.
+                weight.renorm_(2, 0, self.limit)
 
 
 def _gradients(weights: Tensors) -> list[Tensor]:
@@ -143,11 +141,12 @@ def _magnitudes(weights: Tensors) -> Tensor:
 
 def _soft_threshold(weights: Tensors, step_sizes: Tensors, alpha: float) -> None:
     """w <- w - clip(w, -t, t), which is exactly 0 where |w| <= t = step size times alpha."""
-    thresholds = torch._foreach_mul(list(step_sizes), alpha)
-    # A step size that is one number for the whole weight comes as a tensor of rank 0.
-    lower = torch._foreach_neg(thresholds)
-    clipped = [torch.clamp(weight, low, high) for weight, low, high in zip(weights, lower, thresholds, strict=True)]
-    torch._foreach_sub_(list(weights), clipped)
+    for weight, size in zip(weights, step_sizes, strict=True):
+        upper = size * alpha
+        lower = upper.neg()
+        # A step size may be one number for the whole weight.
+        out = lower if lower.shape == weight.shape else None
+        weight.sub_(torch.clamp(weight, lower, upper, out=out))
 
 
 Regularizer = Annotated[L1 | L2 | ElasticNet | MaxNorm, Field(discriminator="type")]

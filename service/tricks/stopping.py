@@ -39,9 +39,9 @@ class EarlyStopping(Value):
     """Epochs in a row without improvement after which training stops."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """By how much an epoch has to beat the best one."""
-    then: Annotated[Literal["restore_best", "retrain", "continue"], Only("restore_best")] = "restore_best"
+    then: Literal["restore_best"] = "restore_best"
     """What happens after the stop: the best weights are restored."""
-    retrain_by: Annotated[Literal["steps", "epochs"], Only("steps")] = "steps"
+    retrain_by: Literal["steps"] = "steps"
     """How long a second training would last."""
     cap_epochs: Annotated[int | None, Only(None)] = None
     """The longest that training would go on after the stop."""

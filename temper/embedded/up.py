@@ -15,7 +15,8 @@ TICK_S = 0.1
 def up(options: Options) -> None:
     """Runs the service until a signal ends it; raises `CannotStart` when it cannot be started or kept alive."""
     check_host(options.host)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell without job control starts what it puts in the background with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     folder = DataFolder(options.data)
     folder.take()

@@ -34,6 +34,13 @@ def test_versions_count_up_per_name(database: Any, three: list[Model]) -> None:
         assert not models.exists(c, new_id("mdl"))
 
 
+def test_a_version_is_not_given_twice(database: Any, three: list[Model]) -> None:
+    with database.write() as c:
+        models.delete(c, PROJECT, "digits:3")
+        again = models.insert(c, PROJECT, replace(DRAFT, id=new_id("mdl")), job_id=None, dataset_id=None, labels={})
+        assert again.version == 4
+
+
 def test_every_ref_finds_its_model(database: Any, three: list[Model]) -> None:
     with database.write() as c:
         for ref, version in (("digits", 3), ("digits:1", 1), (three[1].id, 2)):

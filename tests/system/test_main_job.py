@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from service.inference.asking import ask
-from service.inference.model import from_json
+from service.inference.model import FILES, from_files
 from service.inference.pools import Classes
 from service.inference.rows import read_rows
 from service.tricks.modes import Asking
@@ -183,10 +183,12 @@ def test_regression_answers_in_the_targets_own_unit(desk: Desk) -> None:
     assert np.array(by_name["members"]["prediction"]).shape == (1, 2)
 
 
-CSV = "colour,size,ripe,good\n" + "".join(
-    f"{'red' if i % 3 else 'green'},{'' if i % 10 == 0 else i % 7},{'true' if i % 2 else 'false'},{'yes' if (i % 3 and i % 7 > 2) else 'no'}\n"
-    for i in range(200)
-)
+def fruit(i: int) -> str:
+    size = "" if i % 10 == 0 else i % 7
+    return f"{'red' if i % 3 else 'green'},{size},{'true' if i % 2 else 'false'},{'yes' if (i % 3 and i % 7 > 2) else 'no'}"
+
+
+CSV = "\n".join(["colour,size,ripe,good", *map(fruit, range(200))])
 
 
 def test_a_table_with_categories_and_gaps_is_read_alike_in_training_and_requests(desk: Desk) -> None:
@@ -218,8 +220,9 @@ def test_a_table_with_categories_and_gaps_is_read_alike_in_training_and_requests
 
 
 def test_the_files_rebuild_the_model(desk: Desk, job: dict[str, Any], tmp_path: Path) -> None:
-    files = {name: desk.http.get(f"/api/v1/models/{job['model']}/files/{name}").content for name in ("spec.json", "model.safetensors")}
-    model = from_json(files["spec.json"], files["model.safetensors"])
+    files = {name: desk.http.get(f"/api/v1/models/{job['model']}/files/{name}").content for name in FILES}
+    model = from_files(files.__getitem__)
+    assert json.loads(files["spec.json"]) == desk.model(job)["spec"]
     inputs, _ = desk.rows("digits", "image", 0, 5)
     p = ask(model, torch.from_numpy(read_rows(inputs, model.encoding, most=10)), Asking().axes(model))["label"]
     assert isinstance(p, Classes)

@@ -20,6 +20,7 @@ class Link:
         self._order: str | None = None
         self._rows: list[tuple[int, int, str, float]] = []
         self._reported = 0.0
+        self._held: Progress | None = None
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
 
     @property
@@ -28,7 +29,7 @@ class Link:
         return self._order
 
     def send(self, message: Any) -> None:
-        """Send one message; metrics still held back go first."""
+        """Send one message; what is still held back goes first."""
         self._flush()
         with self._lock:
             self._connection.send(message)
@@ -43,16 +44,20 @@ class Link:
 
     def progress(self, progress: Progress) -> None:
         """Report progress, at most twice a second."""
-        now = time.monotonic()
-        if now - self._reported >= PROGRESS_S:
-            self._reported = now
-            self.send(progress)
+        self._held = progress
+        if time.monotonic() - self._reported >= PROGRESS_S:
+            self._reported = time.monotonic()
+            self._flush()
 
     def _flush(self) -> None:
         if self._rows:
             rows, self._rows = tuple(self._rows), []
             with self._lock:
                 self._connection.send(Metrics(rows))
+        if self._held is not None:
+            held, self._held = self._held, None
+            with self._lock:
+                self._connection.send(held)
 
     def _listen(self) -> None:
         try:

@@ -12,18 +12,17 @@ from torch import Tensor
 
 from service.errors import TemperError
 from service.inference.material import Material
-from service.inference.metrics import quick
+from service.inference.quick import MEASURED, QUICK, Known, known, measured, quick_means, quick_sums
 from service.nets.network import Network
 from service.spec import TrainSpec
 from service.tricks.dropout import SCALED, Gate, Sampled
+from service.tricks.optimization import Constant
 from service.tricks.stopping import Patience
 from workers.training.batches import Batches
 from workers.training.objective import DataLoss, Labels, Penalties
 from workers.training.run import Run
 
 EVALUATION_ROWS = 4096
-CURVES = ("train.loss", "validation.loss", "validation.error", "validation.rmse")
-"""Series that are kept for the learning curves."""
 
 
 class Diverged(TemperError):
@@ -62,22 +61,28 @@ class Task:
         self.loss = DataLoss(spec.targets or (), material.labels)
         self.penalties = Penalties(spec, run.network)
         self.parameters = list(run.network.parameters())
+        self.every = len(self.batches)
+        self.scheduled = not isinstance(spec.schedule, Constant)
         self.steps = min(spec.epochs * len(self.batches), spec.max_steps or spec.epochs * len(self.batches))
         self.gate: Gate = Sampled(run.streams["masks"]) if spec.architecture.drops else SCALED
-        self.validation = [material.rows(part) for part in _blocks(material.parts.validation)]
+        stopping = spec.early_stopping
+        monitor = monitored(spec, stopping.monitor) if stopping else "loss"
+        self.slow = monitor if monitor.rpartition(".")[2] not in MEASURED or _density(spec, monitor) else ""
+        self.curves = {"train.loss", "validation.loss"} | ({f"validation.{monitored(spec, stopping.monitor)}"} if stopping else set())
+        self.validation = [_known(spec, *material.rows(part), device) for part in _blocks(material.parts.validation)]
 
 
 def train(run: Run, task: Task, *, tick_s: float = 0.25, clock: Callable[[], float] = time.monotonic) -> Iterator[Epoch | Tick]:
     """Train until the run has a reason to end, yielding each epoch, and ticks in between when epochs are long."""
+    yielded = -math.inf
     while run.reason is None:
-        yielded = clock()
         run.network.train()
         if run.order is None:
             run.order, run.position = task.batches.order(run.streams["order"]), 0
             run.sums = {name: torch.zeros((), device=task.device) for name in ("loss",)}
         for x, labels in task.batches.walk(run.order, run.position):
             loss = step(run, task, x, labels)
-            run.sums["loss"] += loss * len(x)
+            run.sums["loss"].add_(loss, alpha=len(x))
             run.position += 1
             run.step += 1
             if run.step >= task.steps:
@@ -88,6 +93,7 @@ def train(run: Run, task: Task, *, tick_s: float = 0.25, clock: Callable[[], flo
                 if _stopped(run):
                     return
         yield finish_epoch(run, task)
+        yielded = clock()
 
 
 def _stopped(run: Run) -> bool:
@@ -108,9 +114,10 @@ def step(run: Run, task: Task, x: Tensor, labels: Labels) -> Tensor:
         task.penalties.add_gradients()
     if spec.gradient_clip is not None:
         spec.gradient_clip(task.parameters)
-    factor = spec.schedule.multiplier(run.step, steps_per_epoch=len(task.batches), steps=spec.epochs * len(task.batches))
-    for group in run.optimizer.param_groups:
-        group["lr"] = spec.optimizer.learning_rate * factor
+    if task.scheduled:
+        factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)
+        for group in run.optimizer.param_groups:
+            group["lr"] = spec.optimizer.learning_rate * factor
     run.optimizer.step()
     if task.penalties:
         task.penalties.shrink(run.optimizer)
@@ -146,9 +153,8 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
         values["train.objective"] = values["train.loss"]
     values |= {f"validation.{name}": value for name, value in evaluate(run.network, task).items()}
     run.order = None
-    for name in CURVES:
-        if name in values:
-            run.history.setdefault(name, []).append(values[name])
+    for name in task.curves & values.keys():
+        run.history.setdefault(name, []).append(values[name])
     _decide(run, task, values)
     return Epoch(run.member, run.epoch, run.step, values)
 
@@ -175,6 +181,11 @@ def _decide(run: Run, task: Task, values: dict[str, float]) -> None:
         run.reason = "epochs" if run.epoch >= task.spec.epochs else "max_steps"
 
 
+def _density(spec: TrainSpec, monitor: str) -> bool:
+    """Whether a regression's density is monitored, which the quick metrics do not have."""
+    return monitor.rpartition(".")[2] == "nll" and all(target.task == "regression" for target in spec.targets or ())
+
+
 def monitored(spec: TrainSpec, monitor: str) -> str:
     """A monitor as its series is called: with one target, without the target's name."""
     targets = spec.targets or ()
@@ -188,30 +199,45 @@ def evaluate(network: Network, task: Task) -> dict[str, float]:
         return {}
     network.eval()
     sums: dict[str, Tensor] = {}
-    total = sum(len(x) for x, _ in task.validation)
-    targets = task.spec.targets or ()
-    for x, labels in task.validation:
+    raws: list[dict[str, Tensor]] = []
+    for x, truths in task.validation:
         raw = network(x.to(task.device))
-        for target, scale in zip(targets, network.units, strict=True):
-            wanted = labels[target.name].to(task.device)
-            known = ~target.missing(wanted)
-            filled = wanted.clamp(min=0) if target.task == "classification" else wanted.nan_to_num()
-            losses = target.losses(raw[target.name], filled)
-            for name, value in quick(target.task, raw[target.name], losses, filled, known, scale.std).items():
+        if task.slow:
+            raws.append({name: values.cpu() for name, values in raw.items()})
+        for target, scale in zip(task.spec.targets or (), network.units, strict=True):
+            for name, value in quick_sums(target, raw[target.name], truths[target.name], scale.std).items():
                 key = f"{target.name}.{name}"
-                sums[key] = sums.get(key, 0) + value * (len(x) / total)
-    found = {key: float(value) for key, value in sums.items()}
-    # The root of a mean over blocks is not the mean of their roots.
-    found |= {key.replace(".mse", ".rmse"): math.sqrt(value) for key, value in found.items() if key.endswith(".mse")}
-    return _named(found, task)
+                sums[key] = sums[key] + value if key in sums else value
+    found = _named(dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)), task)
+    return found | _slow(network, task, raws) if task.slow else found
 
 
-def _named(found: dict[str, float], task: Task) -> dict[str, float]:
-    """Plain names for one target; for several their names in front and the weighted `loss`."""
+def _slow(network: Network, task: Task, raws: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The monitored metric, where it needs all validation rows at once."""
     targets = task.spec.targets or ()
+    name, _, metric = task.slow.rpartition(".")
+    target = next(target for target in targets if target.name == name or len(targets) == 1)
+    scale = network.units[targets.index(target)]
+    truths = [truth[target.name] for _, truth in task.validation]
+    weights = [truth.weights if truth.weights is not None else torch.ones(len(truth.labels)) for truth in truths]
+    truth = Known(torch.cat([each.labels for each in truths]), torch.cat(weights), truths[0].rows)
+    found = measured(target, torch.cat([raw[target.name] for raw in raws]), truth, scale.mean, scale.std)
+    return {task.slow: found.get(metric, math.nan)}
+
+
+def _named(sums: dict[str, float], task: Task) -> dict[str, float]:
+    """Means of the sums; plain names for one target, for several their names in front and the weighted `loss`."""
+    targets = task.spec.targets or ()
+    found = {target.name: quick_means(target, {name: sums[f"{target.name}.{name}"] for name in QUICK[target.task]}) for target in targets}
     if len(targets) == 1:
-        return {key.removeprefix(f"{targets[0].name}."): value for key, value in found.items()}
-    return {**found, "loss": sum(target.weight * found[f"{target.name}.loss"] for target in targets)}
+        return found[targets[0].name]
+    loss = sum(target.weight * found[target.name]["loss"] for target in targets)
+    return {**{f"{target}.{name}": value for target, values in found.items() for name, value in values.items()}, "loss": loss}
+
+
+def _known(spec: TrainSpec, x: Tensor, labels: Labels, device: torch.device) -> tuple[Tensor, dict[str, Known]]:
+    """Validation rows with what their labels say, prepared once for all epochs."""
+    return x, {target.name: known(target, labels[target.name].to(device)) for target in spec.targets or ()}
 
 
 def _blocks(part: NDArray[np.int64]) -> list[NDArray[np.int64]]:

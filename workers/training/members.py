@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Shard:
         self._saved = 0.0
         self._saves = 0
         self._resumed_at = 0.0
+        self._stepped = False
 
     def run(self) -> Done | Drained:
         """Train what is left of the shard."""
@@ -49,6 +51,8 @@ class Shard:
                 return Drained()
             self.writer.finish()
             summary = self._summary(run)
+            best = f", best {run.patience.best:.6g} at epoch {run.patience.epoch}" if run.patience.best is not None else ""
+            self.link.log(f"member {run.member} ended after {run.epoch} epochs and {run.step} steps: {run.reason}{best}")
             if summary is not None:
                 self.done.append(summary)
             if run.reason in ("user_stop", "time_limit"):
@@ -58,7 +62,12 @@ class Shard:
     def _train(self, run: Run) -> bool:
         """Train one member to its end; False when the worker drains."""
         task = Task(self.material, run, self.device)
+        rows = len(self.material.parts.train)
+        self.link.log(f"member {run.member} trains on {task.batches.rows} of {rows} training rows, {len(task.batches)} steps an epoch")
         for record in train(run, task):
+            if not self._stepped:
+                self._stepped = True
+                self.link.log(f"first step at {datetime.now(UTC).isoformat(timespec='milliseconds')}")
             if isinstance(record, Epoch):
                 self.link.metrics([(run.member, record.epoch, name, value) for name, value in record.values.items()])
             self._report(run, 0.0 if isinstance(record, Epoch) else record.share)

@@ -9,7 +9,9 @@ from service.checks import matching
 from service.nets.network import Network, weights_of
 from service.spec import TrainSpec
 from service.tricks.multitask import Target, mean_loss
-from service.tricks.optimization import Optimizer
+from service.tricks.optimization import MOMENTS, SGD, Optimizer
+from service.tricks.penalties import Regularizer
+from workers.training.flat import Flat
 
 Labels = dict[str, Tensor]
 
@@ -26,7 +28,7 @@ class DataLoss:
         total: Tensor | None = None
         for target in self.targets:
             outputs, wanted = raw[target.name], labels[target.name]
-            loss = mean_loss(target, outputs, wanted) if self.gaps[target.name] else target.losses(outputs, wanted).mean()
+            loss = mean_loss(target, outputs, wanted) if self.gaps[target.name] else target.loss_of(outputs, wanted)
             loss = loss if target.weight == 1.0 else loss * target.weight
             total = loss if total is None else total + loss
         if total is None:
@@ -35,22 +37,22 @@ class DataLoss:
 
 
 class Penalties:
-    """The regularizers of a spec bound to one member's parameters."""
+    """The regularizers of a spec bound to one member's parameters, which it puts side by side in memory."""
 
     def __init__(self, spec: TrainSpec, network: Network) -> None:
         names = list(network.layers())
         bound = [
-            (
-                penalty,
-                weights_of(
-                    network, matching(penalty.layers, names, spare_heads=penalty.spares_heads), everything=penalty.parameters == "all"
-                ),
-            )
-            for penalty in spec.regularizers
+            _Bound(penalty, network, matching(penalty.layers, names, spare_heads=penalty.spares_heads)) for penalty in spec.regularizers
         ]
-        # A constraint comes last: whatever shrinks after it could not break it, but its order must not depend on the list.
-        self._bound = sorted(bound, key=lambda pair: pair[0].projects)
+        # A constraint comes last: its order must not depend on that of the list.
+        self._bound = sorted(bound, key=lambda each: each.penalty.projects)
+        self._proximal = [each for each in self._bound if each.penalty.proximal]
         self._optimizer: Optimizer = spec.optimizer
+        self._weights = list(dict.fromkeys(weight for each in self._proximal for weight in each.weights))
+        self._flat = Flat(self._weights)
+        for each in self._proximal:
+            each.places = self._flat.spans(self._flat.values, each.weights)
+        self._moments: Tensor | None = None
 
     def __bool__(self) -> bool:
         return bool(self._bound)
@@ -58,21 +60,50 @@ class Penalties:
     @torch.no_grad()
     def add_gradients(self) -> None:
         """Before clipping and the optimizer's step."""
-        for penalty, weights in self._bound:
-            penalty.add_gradient(weights)
+        for each in self._bound:
+            each.penalty.add_gradient(each.weights)
 
     @torch.no_grad()
     def shrink(self, optimizer: torch.optim.Optimizer) -> None:
         """After the optimizer's step."""
         learning_rate = float(optimizer.param_groups[0]["lr"])
-        for penalty, weights in self._bound:
-            sizes = self._optimizer.step_sizes(optimizer, weights) if penalty.proximal else []
-            penalty.shrink(weights, learning_rate=learning_rate, step_sizes=sizes)
+        if self._proximal and not isinstance(self._optimizer, SGD):
+            self._lay_out_moments(optimizer)
+        for each in self._bound:
+            sizes = self._step_sizes(optimizer, each) if each.penalty.proximal else []
+            each.penalty.shrink(each.places or each.weights, learning_rate=learning_rate, step_sizes=sizes)
+
+    def _step_sizes(self, optimizer: torch.optim.Optimizer, bound: "_Bound") -> list[Tensor]:
+        """The step size of every coordinate of a penalty's places."""
+        if isinstance(self._optimizer, SGD):
+            return self._optimizer.step_sizes(optimizer, bound.places)
+        return self._optimizer.metric(optimizer, bound.moments)
+
+    def _lay_out_moments(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put Adam's second moments side by side like the weights, once and after each resumption."""
+        if self._moments is not None and optimizer.state[self._weights[0]][MOMENTS].data_ptr() == self._moments.data_ptr():
+            return
+        self._moments = torch.empty_like(self._flat.values)
+        for weight in self._weights:
+            state = optimizer.state[weight]
+            state[MOMENTS] = self._flat.place(self._moments, weight, state[MOMENTS])
+        for each in self._proximal:
+            each.moments = self._flat.spans(self._moments, each.weights)
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:
         """The penalties' parts of the objective, by type."""
         found: dict[str, float] = {}
-        for penalty, weights in self._bound:
-            found[penalty.type] = found.get(penalty.type, 0.0) + float(penalty.value(weights))
+        for each in self._bound:
+            found[each.penalty.type] = found.get(each.penalty.type, 0.0) + float(each.penalty.value(each.weights))
         return found
+
+
+class _Bound:
+    """A penalty and the parameters that it acts on; a proximal one also their places in one buffer."""
+
+    def __init__(self, penalty: Regularizer, network: Network, layers: Sequence[str]) -> None:
+        self.penalty = penalty
+        self.weights = weights_of(network, layers, everything=penalty.parameters == "all")
+        self.places: list[Tensor] = []
+        self.moments: list[Tensor] = []

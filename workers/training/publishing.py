@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from service.data.columns import Columns
-from service.inference import report
+from service.inference import report, report_page
 from service.inference.material import Material, prepare
 from service.inference.model import Model, serving
+from service.inference.plots import all_plots
 from service.spec import TrainSpec
 from service.storage.files import Folder
 from service.tricks.stopping import improves
@@ -37,8 +38,12 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
     model = gather(material, folder, summaries)
     link.send(Progress(1.0, 0, model.size, None, "evaluating", None))
     measured = report.build(model, material, summaries)
+    histories = {int(summary["member"]): json.loads(read_bytes(folder, summary["history"])) for summary in summaries}
     link.send(Progress(1.0, 0, model.size, None, "publishing", None))
-    files = store(model, measured, folder, f"models/{assignment.model_id}")
+    about = _about(model)
+    plots = all_plots(model, material, measured, histories=histories, summaries=summaries)
+    contents = {**_contents(model, measured), **plots, "report.html": report_page.render(measured, plots, about)}
+    files = {name: write_bytes(folder, f"models/{assignment.model_id}/{name}", content) for name, content in contents.items()}
     best = summaries[model.best]
     metric = f"validation.{best['monitor']}" if best["monitor"] else None
     reasons = {summary["stop_reason"] for summary in summaries}
@@ -46,7 +51,7 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
         {
             "model": _row(model, measured, files),
             "result": {"metrics": {"splits": measured["splits"], "modes": measured["modes"]}, "members": len(summaries)},
-            "best": {"metric": metric, "value": best["best"], "epoch": best["best_epoch"]},
+            "best": {"metric": metric, "value": best["best"], "epoch": best["best_epoch"]} if metric else None,
             "stop_reason": reasons.pop() if len(reasons) == 1 else "mixed",
         }
     )
@@ -71,27 +76,34 @@ def best_member(spec: TrainSpec, summaries: list[Summary]) -> int:
     return values.index(min(values))
 
 
-def store(model: Model, measured: dict[str, Any], folder: Folder, prefix: str) -> dict[str, Record]:
-    """Write the model's files; the model itself has neither id nor time in it, so that equal runs give equal bytes."""
-    contents = {
+def _contents(model: Model, measured: dict[str, Any]) -> dict[str, bytes]:
+    """The model's files; the model itself has neither id nor time in it, so that equal runs give equal bytes."""
+    return {
         "model.safetensors": pack(model.tensors()),
-        "spec.json": json.dumps(model.describe(), indent=1).encode(),
+        "spec.json": json.dumps(model.spec.dump(), indent=1).encode(),
+        "encoding.json": json.dumps(model.describe(), indent=1).encode(),
         "report.json": json.dumps(measured).encode(),
     }
-    return {name: write_bytes(folder, f"{prefix}/{name}", content) for name, content in contents.items()}
 
 
-def _row(model: Model, measured: dict[str, Any], files: dict[str, Record]) -> dict[str, Any]:
-    """What the model's row in the database holds."""
+def _about(model: Model) -> dict[str, Any]:
+    """The model's row as far as it is known without its files."""
     network = model.networks[0]
     return {
         "name": model.spec.name,
         "spec": model.spec.dump(),
-        "signature": signature(model),
         "layers": [layer._asdict() for layer in network.describe()],
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "metrics": {"splits": measured["splits"], "modes": measured["modes"]},
         "members": model.size,
+    }
+
+
+def _row(model: Model, measured: dict[str, Any], files: dict[str, Record]) -> dict[str, Any]:
+    """What the model's row in the database holds."""
+    return {
+        **_about(model),
+        "signature": signature(model),
+        "metrics": {"splits": measured["splits"], "modes": measured["modes"]},
         "files": files,
         "sha256": files["model.safetensors"]["sha256"],
     }

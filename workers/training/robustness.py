@@ -8,7 +8,7 @@ import torch
 from service.data.columns import Columns
 from service.inference import diagnostics, robustness
 from service.inference.material import Material, prepare
-from service.inference.model import Model, from_json
+from service.inference.model import Model, from_files
 from service.inference.robustness import Subject
 from service.spec import RobustnessSpec
 from service.storage.files import Folder
@@ -50,8 +50,7 @@ def publish_robustness(assignment: Assignment) -> Done:
 
 def _loaded(assignment: Assignment, spec: RobustnessSpec) -> tuple[Model, Material, Axes]:
     folder = Folder(Path(assignment.files_root))
-    text, content = (folder.path(f"models/{spec.model}/{name}").read_bytes() for name in ("spec.json", "model.safetensors"))
-    model = from_json(text, content)
+    model = from_files(lambda name: folder.path(f"models/{spec.model}/{name}").read_bytes())
     return model, prepare(model.spec, Columns(Path(assignment.dataset_folder))), spec.axes(model)
 
 

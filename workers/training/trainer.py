@@ -36,14 +36,16 @@ def main(assignment: Assignment, connection: Connection) -> None:
         link.log(f"out of memory: {error}", "error")
         link.send(Failed(_problem("out-of-memory", "Out of memory", str(error), 507), retryable=False))
     except Exception as error:
-        link.log("".join(traceback.format_exception(error)), "error")
+        # The job's log is for its owner; where it happened is for whoever runs the worker.
+        traceback.print_exception(error)
         detail = f"{type(error).__name__}: {error}"
+        link.log(detail, "error")
         link.send(Failed(_problem("training-failed", "Training failed", detail, 500), retryable=False))
 
 
 def _run(assignment: Assignment, link: Link) -> Done | Drained:
     """The work of the shard's kind."""
-    link.send(Progress(0.0, 0, 0, None, "publishing" if assignment.kind == "publish" else "preparing", None))
+    link.send(Progress(0.0, 0, 0, None, "evaluating" if assignment.kind == "publish" else "preparing", None))
     if assignment.kind == "robustness":
         return attack_rows(assignment, link)
     if assignment.kind == "publish":

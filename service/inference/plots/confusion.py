@@ -74,7 +74,7 @@ def _ticks(axes: Axes, names: Sequence[str]) -> None:
 
 def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: Floats) -> None:
     """The counts in their cells, sized for the longest of them."""
-    size = min(9.0, 420.0 / (max(len(counts), 17) * len(str(counts.max()))))
+    size = min(9.0, 520.0 / (max(len(counts), 17) * len(str(counts.max()))))
     for (row, column), count in np.ndenumerate(counts):
         color = WHITE if shares[row, column] >= STRONG else INK
         weight, alpha = ("bold", None) if count else ("normal", 0.5)

@@ -1,0 +1,78 @@
+"""The training loop with metrics, stopping and cancel against the same steps by hand; each penalty against a plain step.
+
+Run on an idle machine: python -m benchmarks.loop
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.timing import paired, verdict
+from benchmarks.workbench import CPU, material
+from service.tricks.dropout import SCALED, Sampled
+from workers.training.loop import Task, train
+from workers.training.run import start
+
+EPOCHS = 12
+NET = {"type": "mlp", "hidden": [128, 128]}
+PENALTIES: dict[str, list[dict[str, Any]]] = {
+    "l2": [{"type": "l2", "alpha": 1e-4}],
+    "l2 decoupled": [{"type": "l2", "alpha": 1e-4, "decoupled": True}],
+    "l1": [{"type": "l1", "alpha": 1e-5}],
+    "elastic_net": [{"type": "elastic_net", "l1": 1e-5, "l2": 1e-4}],
+    "max_norm": [{"type": "max_norm", "limit": 3.0}],
+    "l1 + l2 + max_norm": [{"type": "l2", "alpha": 1e-4}, {"type": "l1", "alpha": 1e-5}, {"type": "max_norm", "limit": 3.0}],
+}
+
+
+def ours(**fields: Any) -> Callable[[], None]:
+    """The whole loop on digits."""
+    made = material(epochs=EPOCHS, early_stopping={"patience": 1000}, **fields)
+
+    def work() -> None:
+        run = start(made, 0, CPU)
+        for _ in train(run, Task(made, run, CPU)):
+            pass
+
+    return work
+
+
+def by_hand(**fields: Any) -> Callable[[], None]:
+    """The same steps: views of a permuted tensor, fused Adam, nothing measured, nothing stopped."""
+    made = material(epochs=EPOCHS, **fields)
+
+    def work() -> None:
+        run = start(made, 0, CPU)
+        x = torch.from_numpy(made.inputs[made.parts.train]).float()
+        y = made.labels["label"][torch.from_numpy(made.parts.train)]
+        gate = Sampled(run.streams["masks"]) if made.spec.architecture.drops else SCALED
+        network, optimizer = run.network, run.optimizer
+        for _ in range(EPOCHS):
+            order = torch.randperm(len(x), generator=run.streams["order"])
+            px, py = x[order], y[order]
+            for at in range(0, len(x), 64):
+                loss = F.cross_entropy(network(px[at : at + 64], gate)["label"], py[at : at + 64])
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+    return work
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    held = []
+    for name, net in (("plain", NET), ("dropout .5", {**NET, "dropout": 0.5})):
+        held.append(verdict(f"loop over by hand, 64-128-128-10, {name}", paired(ours(architecture=net), by_hand(architecture=net)), 1.05))
+    plain = ours(architecture=NET)
+    for name, regularizers in PENALTIES.items():
+        ratio = paired(ours(architecture=NET, regularizers=regularizers), plain)
+        held.append(verdict(f"{name} over a plain step", ratio, 1.2 if "+" in name else 1.1))
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Datasets and members in this process, for benchmarks that measure the training loop itself."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.data.columns import Columns
+from service.inference.material import Material, prepare
+from service.resolving import Source, resolve
+from service.settings import Settings
+from service.spec import TrainSpec
+
+CPU = torch.device("cpu")
+_HOME = Path(tempfile.mkdtemp(prefix="temper-bench-"))
+
+
+def material(**fields: Any) -> Material:
+    """What a spec on a built-in dataset trains on."""
+
+    def lookup(name: str) -> Source:
+        folder = _HOME / name
+        if not folder.exists():
+            folder.mkdir()
+            subprocess.run([sys.executable, "-m", "service.data.builtin_rows", name, str(folder)], check=True, input=b"")
+        return Source(f"ds_{name}", name, Columns(folder).description, folder)
+
+    spec = TrainSpec.model_validate(resolve({"dataset": "digits", **fields}, lookup, Settings()).spec)
+    return prepare(spec, Columns(_HOME / spec.dataset))
