@@ -96,6 +96,14 @@ class ArrayInput(Value):
     dtype: str
     low: float
     high: float
+    fill: Annotated[tuple[float, ...], ITEMS] | None = None
+    """The training mean of every entry, flat, where the array has missing ones."""
+
+    def filled(self, x: Values) -> Values:
+        """Rows with the mean in place of NaN; a copy if anything may be missing."""
+        if self.fill is None:
+            return x
+        return np.where(np.isnan(x), np.asarray(self.fill, dtype=x.dtype).reshape(self.shape), x)
 
 
 Input = Annotated[NumericInput | CategoricalInput | ArrayInput, Declared(discriminator="kind")]
@@ -155,7 +163,7 @@ class Encoding(Value):
     def read(self, columns: Columns) -> Values:
         """All rows of a stored dataset, encoded; an array stays memory-mapped and of its own type."""
         if self.array:
-            return columns.read(self.array.name)
+            return self.array.filled(columns.read(self.array.name))
         places = {}
         for column in self.categorical:
             values = columns.description.field(column.name).values
@@ -175,7 +183,8 @@ def _fit(columns: Columns, field: Field, train: Rows, features: Features) -> Inp
     if field.kind in ("image", "tensor"):
         kind: Literal["image", "tensor"] = "image" if field.kind == "image" else "tensor"
         low, high = _extremes(columns.read(field.name), train)
-        return ArrayInput(kind=kind, name=field.name, shape=field.shape, dtype=field.dtype, low=low, high=high)
+        fill = tuple(_means(columns.read(field.name), train).ravel().tolist()) if field.missing else None
+        return ArrayInput(kind=kind, name=field.name, shape=field.shape, dtype=field.dtype, low=low, high=high, fill=fill)
     values = columns.read(field.name)[train]
     if field.discrete:
         return _categorical(field, values, features.max_categories)
@@ -201,6 +210,15 @@ def _extremes(x: Values, rows: Rows) -> tuple[float, float]:
         block = x[rows[start : start + 4096]]
         low, high = min(low, float(np.nanmin(block))), max(high, float(np.nanmax(block)))
     return low, high
+
+
+def _means(x: Values, rows: Rows) -> NDArray[np.float64]:
+    """The mean of every entry over some rows, missing ones left out; 0 where all are missing."""
+    sums, counts = np.zeros(x.shape[1:]), np.zeros(x.shape[1:])
+    for start in range(0, len(rows), 4096):
+        block = x[rows[start : start + 4096]].astype(np.float64)
+        sums, counts = sums + np.nansum(block, axis=0), counts + (~np.isnan(block)).sum(axis=0)
+    return np.asarray(sums / np.maximum(counts, 1))
 
 
 def expected_shape(fields: Sequence[Field], features: Features) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Rows of a request as a network's inputs; each value that cannot be read is a flaw with its pointer."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ from service.errors import Flaw, Invalid, TooLarge, invalid
 from service.flaws import cut, pointer
 
 MOST_FLAWS = 20
-NUMBERS = {int, float}
+NUMBERS: set[type] = {int, float}
+NUMBERS_OR_NULL = NUMBERS | {type(None)}
 MISSING = ("", "NA", "NaN")
 """What a file's cell says when it says nothing."""
 Floats = NDArray[np.float32]
@@ -28,9 +30,10 @@ def read_rows(inputs: Any, encoding: Encoding, *, most: int, where: str = "/inpu
         raise TooLarge(f"{len(inputs)} rows; one answer has at most {most}.", slug="cost-limit")
     if encoding.array:
         rows = [_unwrapped(row, encoding, f"{where}/{i}") for i, row in enumerate(inputs)]
-        return _numbers(rows, encoding.shape, where)
+        kinds = NUMBERS if encoding.array.fill is None else NUMBERS_OR_NULL
+        return _finite(encoding.array.filled(_numbers(rows, encoding.shape, where, kinds)), where)
     if not encoding.categorical and all(type(row) is list for row in inputs) and not _gaps(inputs):
-        plain = _numbers(inputs, (len(encoding.inputs),), where)
+        plain = _finite(_numbers(inputs, (len(encoding.inputs),), where, NUMBERS), where)
         return encoding.table({column.name: plain[:, i].astype(np.float64) for i, column in enumerate(encoding.inputs)}, {})
     return _table(inputs, encoding, where)
 
@@ -47,16 +50,15 @@ def _unwrapped(row: Any, encoding: Encoding, where: str) -> Any:
 
 
 def _gaps(rows: list[list[Any]]) -> bool:
-    return any(value is None for row in rows for value in row)
+    return any(None in row for row in rows)
 
 
-def _numbers(rows: list[Any], shape: tuple[int, ...], where: str) -> Floats:
-    """Rows of numbers, each of `shape` nested or flat."""
-    size = int(np.prod(shape))
+def _numbers(rows: list[Any], shape: tuple[int, ...], where: str, kinds: set[type]) -> Floats:
+    """Rows of values of these kinds, each of `shape` nested or flat; null becomes NaN."""
     encoded = np.empty((len(rows), *shape), dtype=np.float32)
     flaws: list[Flaw] = []
     for i, row in enumerate(rows):
-        flaw = _flaw(row, shape, size, pointer=f"{where}/{i}")
+        flaw = _flaw(row, shape, kinds, pointer=f"{where}/{i}")
         if flaw is None:
             encoded[i] = np.asarray(row, dtype=np.float64).reshape(shape)
         else:
@@ -65,28 +67,29 @@ def _numbers(rows: list[Any], shape: tuple[int, ...], where: str) -> Floats:
                 break
     if flaws:
         raise Invalid(flaws)
-    return _finite(encoded, where)
+    return encoded
 
 
-def _flaw(row: Any, shape: tuple[int, ...], size: int, *, pointer: str) -> Flaw | None:
+def _flaw(row: Any, shape: tuple[int, ...], kinds: set[type], *, pointer: str) -> Flaw | None:
     """What keeps a row from being an array of this shape, nested or flat row-major."""
+    size = math.prod(shape)
     if not isinstance(row, list):
         return Flaw(pointer, "wrong-type", f"a row is a list of {size} numbers, flat or nested as {list(shape)}")
     if len(row) == size and (len(shape) == 1 or not isinstance(row[0], list)):
-        return _entries(row, pointer)
+        return _entries(row, kinds, pointer)
     if len(shape) == 1 or len(row) != shape[0]:
         return Flaw(pointer, "shape-mismatch", f"{len(row)} values; expected {size} numbers, flat or nested as {list(shape)}")
     for i, inner in enumerate(row):
-        flaw = _flaw(inner, shape[1:], size // shape[0], pointer=f"{pointer}/{i}")
+        flaw = _flaw(inner, shape[1:], kinds, pointer=f"{pointer}/{i}")
         if flaw is not None:
             return flaw
     return None
 
 
-def _entries(values: list[Any], where: str) -> Flaw | None:
-    if set(map(type, values)) <= NUMBERS:
+def _entries(values: list[Any], kinds: set[type], where: str) -> Flaw | None:
+    if set(map(type, values)) <= kinds:
         return None
-    i = next(i for i, value in enumerate(values) if type(value) not in NUMBERS)
+    i = next(i for i, value in enumerate(values) if type(value) not in kinds)
     return Flaw(f"{where}/{i}", "wrong-type", f"a number is needed, not {cut(repr(values[i]), 40)}")
 
 

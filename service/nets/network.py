@@ -79,8 +79,8 @@ class Network(nn.Module):
 
     def learned(self) -> dict[str, Tensor]:
         """Parameters and running statistics of this member by name: what distinguishes it from its siblings."""
-        shared = ("preprocess.", "scales.")
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(shared)}
+        named = [*self.named_parameters(), *self.named_buffers()]
+        return {name: tensor for name, tensor in named if not name.startswith(("preprocess.", "scales."))}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take the values of `learned()` of a network of the same spec."""

@@ -14,8 +14,9 @@ from service.data.staging import Staged, dataset_key, refuse_full
 from service.errors import Flaw, Invalid, TooLarge, invalid
 from service.flaws import pointer
 from service.routes import uploads
-from service.routes.answers import DatasetAnswer, PageAnswer, ProblemAnswer, RowsAnswer, dataset_answer
+from service.routes.answers import DatasetAnswer, PageAnswer, RowsAnswer, dataset_answer
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
+from service.routes.openapi import PROBLEMS
 from service.routes.queries import ListParameters, Parameters
 from service.storage import datasets
 from service.storage.datasets import Dataset, DatasetDraft
@@ -25,7 +26,7 @@ router = APIRouter(
     prefix="/api/v1/datasets",
     tags=["datasets"],
     dependencies=[Depends(accepts_json)],
-    responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}},
+    responses=PROBLEMS,
 )
 MOST_LABELS = 32
 MOST_LABEL_CHARACTERS = 256

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from service.flaws import cut
 from service.routes import series
-from service.routes.answers import ProblemAnswer, SeriesAnswer, rfc3339
+from service.routes.answers import SeriesAnswer, rfc3339
 from service.routes.dependencies import CSV, JSON, Project, Services, ServicesHere, prefers
+from service.routes.openapi import PROBLEMS
 from service.routes.problems import NotAcceptable
 from service.routes.queries import Parameters, Text
 from service.storage import jobs, logs, metrics
@@ -28,7 +29,7 @@ class SeriesParameters(Parameters):
     downsample: Annotated[int, Field(ge=4, le=100_000)] | None = None
 
 
-router = APIRouter(tags=["jobs"], responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}})
+router = APIRouter(tags=["jobs"], responses=PROBLEMS)
 
 
 @router.get(PATH + "/metrics", response_model=SeriesAnswer, responses={200: {"content": {CSV: {"schema": {"type": "string"}}}}})

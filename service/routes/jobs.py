@@ -8,9 +8,9 @@ from fastapi.responses import Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from service.routes.answers import JobAnswer, PageAnswer, PlanAnswer, ProblemAnswer, job_answer
+from service.routes.answers import JobAnswer, PageAnswer, PlanAnswer, job_answer
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
-from service.routes.openapi import spec_body
+from service.routes.openapi import PROBLEMS, spec_body
 from service.routes.planning import accept, validated
 from service.routes.queries import ListParameters, Parameters, Text
 from service.routes.reading import json_body
@@ -39,7 +39,7 @@ class WaitParameters(Parameters):
 router = APIRouter(
     tags=["jobs"],
     dependencies=[Depends(accepts_json)],
-    responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}},
+    responses=PROBLEMS,
 )
 
 

@@ -4,16 +4,15 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 from pydantic import ValidationError
 
 from service.errors import Invalid, NotFound, invalid
 from service.flaws import flaws_of
 from service.inference.model import FILES
-from service.routes.answers import ProblemAnswer
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
 from service.routes.model_answers import AliasAnswer, AliasHistoryAnswer, AliasRequest, ModelAnswer, ModelPageAnswer, model_answer
-from service.routes.openapi import body_of
+from service.routes.openapi import PROBLEMS, body_of
 from service.routes.queries import ListParameters
 from service.routes.reading import json_body
 from service.storage import jobs, models
@@ -26,7 +25,7 @@ MEDIA = {"json": "application/json", "svg": "image/svg+xml", "html": "text/html;
 LATER = {"model.onnx", "card.md"}
 PLOTS = ("learning_curves", "confusion_matrix", "reliability", "ensemble", "dropout", "robustness", "features", "augmentation", "gradients")
 
-router = APIRouter(tags=["models"], responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}})
+router = APIRouter(tags=["models"], responses=PROBLEMS)
 JSONOnly = Depends(accepts_json)
 
 
@@ -71,13 +70,13 @@ def report(ref: str, services: ServicesHere, project: Project) -> Response:
     return Response(orjson.dumps({**measured, "robustness": found}), media_type="application/json")
 
 
-@router.get(PATH + "/{ref}/report.html")
+@router.get(PATH + "/{ref}/report.html", response_class=HTMLResponse)
 def report_page(ref: str, services: ServicesHere, project: Project) -> Response:
     """The report as one self-contained page."""
     return _stored(find(services, project, ref), "report.html", services)
 
 
-@router.get(PATH + "/{ref}/plots/{name}.svg")
+@router.get(PATH + "/{ref}/plots/{name}.svg", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})
 def plot(ref: str, name: str, services: ServicesHere, project: Project) -> Response:
     """A picture of the report."""
     model = find(services, project, ref)
@@ -86,7 +85,7 @@ def plot(ref: str, name: str, services: ServicesHere, project: Project) -> Respo
     return _stored(model, f"{name}.svg", services)
 
 
-@router.get(PATH + "/{ref}/files/{name}")
+@router.get(PATH + "/{ref}/files/{name}", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
 def file(ref: str, name: str, services: ServicesHere, project: Project) -> Response:
     """`model.safetensors`, `spec.json`, or `encoding.json`: how rows become numbers."""
     model = find(services, project, ref)

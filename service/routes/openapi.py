@@ -7,12 +7,23 @@ from pydantic import BaseModel, TypeAdapter
 
 from service.inference.attacking import AttackRequest
 from service.inference.predicting import PredictRequest
+from service.routes.answers import ProblemAnswer
 from service.routes.model_answers import AliasRequest
 from service.spec import JobSpec
 
 REFERENCE = "#/components/schemas/{model}"
 NAME = "JobSpec"
-BODIES: dict[str, Any] = {NAME: JobSpec, "PredictRequest": PredictRequest, "AttackRequest": AttackRequest, "AliasRequest": AliasRequest}
+NAMED: dict[str, Any] = {
+    NAME: JobSpec,
+    "PredictRequest": PredictRequest,
+    "AttackRequest": AttackRequest,
+    "AliasRequest": AliasRequest,
+    "ProblemAnswer": ProblemAnswer,
+}
+PROBLEM = {"schema": {"$ref": REFERENCE.format(model="ProblemAnswer")}}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "A problem (RFC 9457).", "content": {"application/problem+json": PROBLEM}}
+}
 
 
 def spec_body() -> dict[str, Any]:
@@ -35,8 +46,20 @@ class Application(FastAPI):
         """The OpenAPI document."""
         document = super().openapi()
         components = document.setdefault("components", {}).setdefault("schemas", {})
-        for title, kind in BODIES.items():
+        for title, kind in NAMED.items():
             schema = TypeAdapter(kind).json_schema(ref_template=REFERENCE)
             for name, part in {**schema.pop("$defs", {}), title: schema}.items():
                 components.setdefault(name, part)
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                _without_default_problem(operation)
+        for name in ("HTTPValidationError", "ValidationError"):
+            components.pop(name, None)
         return document
+
+
+def _without_default_problem(operation: dict[str, Any]) -> None:
+    """Take out the shape of 422 that the framework announces and this service never answers with."""
+    if "HTTPValidationError" in str(operation["responses"].get("422", "")):
+        del operation["responses"]["422"]
+        operation["responses"].setdefault("4XX", PROBLEMS["4XX"])

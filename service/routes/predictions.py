@@ -15,10 +15,9 @@ from service.inference.attacking import AttackRequest, echo
 from service.inference.model import Model
 from service.inference.predicting import PredictRequest, predict
 from service.inference.rows import read_rows
-from service.routes.answers import ProblemAnswer
 from service.routes.dependencies import Project, ServicesHere, accepts_json
 from service.routes.models import PATH, find
-from service.routes.openapi import body_of
+from service.routes.openapi import PROBLEMS, body_of
 from service.routes.reading import json_body
 from service.tricks.modes import EXACT_UNITS, Axes
 from service.values import Value
@@ -32,7 +31,7 @@ Asked = TypeVar("Asked", bound=Value)
 router = APIRouter(
     tags=["predictions"],
     dependencies=[Depends(accepts_json)],
-    responses={"4XX": {"model": ProblemAnswer, "content": {"application/problem+json": {}}}},
+    responses=PROBLEMS,
 )
 
 

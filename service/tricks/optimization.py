@@ -34,8 +34,12 @@ class SGD(Value):
         return torch.optim.SGD([*weights, *others], lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True)
 
     def step_sizes(self, optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The length of a proximal step at each weight: the learning rate."""
-        return [torch.tensor(float(optimizer.param_groups[0]["lr"]), device=weight.device) for weight in weights]
+        """The length of a proximal step at each weight: lr / (1 - momentum), the gradient's own effective length.
+
+        With the plain lr a penalty would weigh only 1 - momentum of what it says (decision 0010).
+        """
+        length = float(optimizer.param_groups[0]["lr"]) / (1 - self.momentum)
+        return [torch.tensor(length, device=weight.device) for weight in weights]
 
 
 class _Adaptive(Value):

@@ -47,10 +47,10 @@ class EarlyStopping(Value):
     """The longest that training would go on after the stop."""
 
     def observe(self, progress: Patience, value: float, *, epoch: int, step: int) -> Patience:
-        """The progress after one evaluation. NaN never improves; a tie keeps the earlier."""
+        """The progress after one evaluation. What is not a finite number never improves; a tie keeps the earlier."""
         sign = -1.0 if improves(self.monitor) == "up" else 1.0
         best = progress.best
-        better = not math.isnan(value) and (best is None or sign * value < sign * best - self.min_delta)
+        better = math.isfinite(value) and (best is None or sign * value < sign * best - self.min_delta)
         if better:
             return Patience(best=value, epoch=epoch, step=step)
         return replace(progress, waited=progress.waited + 1)

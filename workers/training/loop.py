@@ -61,6 +61,8 @@ class Task:
         self.loss = DataLoss(spec.targets or (), material.labels)
         self.penalties = Penalties(spec, run.network)
         self.parameters = list(run.network.parameters())
+        self.modal = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in run.network.modules())
+        """Whether training and evaluation differ in more than dropout, which is an argument."""
         self.every = len(self.batches)
         self.scheduled = not isinstance(spec.schedule, Constant)
         self.steps = min(spec.epochs * len(self.batches), spec.max_steps or spec.epochs * len(self.batches))
@@ -76,7 +78,8 @@ def train(run: Run, task: Task, *, tick_s: float = 0.25, clock: Callable[[], flo
     """Train until the run has a reason to end, yielding each epoch, and ticks in between when epochs are long."""
     yielded = -math.inf
     while run.reason is None:
-        run.network.train()
+        if not run.network.training:
+            run.network.train()
         if run.order is None:
             run.order, run.position = task.batches.order(run.streams["order"]), 0
             run.sums = {name: torch.zeros((), device=task.device) for name in ("loss",)}
@@ -131,9 +134,11 @@ def objective(network: Network, task: Task, x: Tensor, labels: Labels) -> Tensor
     if adversarial is None:
         return task.loss(network(x, task.gate), labels)
     # The attack sees the network as it will be served: without dropout, with running statistics.
-    network.eval()
+    if task.modal:
+        network.eval()
     moved = adversarial.perturb(x, lambda rows: task.loss(network(rows, SCALED), labels))
-    network.train()
+    if task.modal:
+        network.train()
     loss = adversarial.weight * task.loss(network(moved, task.gate), labels)
     if adversarial.weight < 1:
         loss = loss + (1 - adversarial.weight) * task.loss(network(x, task.gate), labels)
@@ -179,6 +184,8 @@ def _decide(run: Run, task: Task, values: dict[str, float]) -> None:
             run.reason = "early_stopping"
     if run.reason is None and run.step >= task.steps:
         run.reason = "epochs" if run.epoch >= task.spec.epochs else "max_steps"
+    if run.reason is not None and not run.best and stopping is not None:
+        raise Diverged(f"validation.{stopping.monitor} of member {run.member} was never a finite number; nothing is worth keeping.")
 
 
 def _density(spec: TrainSpec, monitor: str) -> bool:
@@ -192,12 +199,13 @@ def monitored(spec: TrainSpec, monitor: str) -> str:
     return monitor.removeprefix(f"{targets[0].name}.") if len(targets) == 1 else monitor
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(network: Network, task: Task) -> dict[str, float]:
     """Metrics on validation, weight-scaled and without penalties; nothing where there is no such part."""
     if not task.validation:
         return {}
-    network.eval()
+    if task.modal:
+        network.eval()
     sums: dict[str, Tensor] = {}
     raws: list[dict[str, Tensor]] = []
     for x, truths in task.validation:

@@ -38,11 +38,12 @@ class Run:
 
     def keep_best(self) -> None:
         """Remember the present weights; the buffers are made once."""
-        for name, tensor in self.network.learned().items():
-            if name in self.best:
-                self.best[name].copy_(tensor)
-            else:
-                self.best[name] = tensor.detach().clone()
+        learned = self.network.learned()
+        if not self.best:
+            self.best = {name: tensor.detach().clone() for name, tensor in learned.items()}
+            return
+        with torch.no_grad():
+            torch._foreach_copy_([self.best[name] for name in learned], list(learned.values()))
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights (present and best) by name, and the rest as tensors and plain values."""
