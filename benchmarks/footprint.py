@@ -31,7 +31,7 @@ def csv(size: int) -> Iterator[bytes]:
     block = b"".join(b",".join(b"%d.%05d" % (i % 7, (i * j) % 99991) for j in range(1, 21)) + b",%d\n" % (i % 3) for i in range(5000))
     for _ in range(size // len(block)):
         yield block
-    yield b"--%s--\r\n" % BOUNDARY
+    yield b"\r\n--%s--\r\n" % BOUNDARY
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ def main() -> int:
         }
         job, seconds = run(http, spec)
         found = report(http, job)["splits"]["test"]
-    print(f"MNIST test error {100 * found['error']:.2f} % (nll {found['nll']:.4f}) after {seconds:.0f} s; at most {100 * MOST} %")
+    print(f"MNIST test error {100 * found['error']:.2f} % (nll {found['nll']:.4f}) after {seconds:.0f} s; at most {100 * MOST:.1f} %")
     return 0 if found["error"] <= MOST else 1
 
 

@@ -1,6 +1,7 @@
 """The service: settings, database, files and doorbell made once and wired to the routes. `python -m service.app` starts it."""
 
 import argparse
+import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -87,6 +88,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
+    if not ipaddress.ip_address("127.0.0.1" if given.host == "localhost" else given.host).is_loopback:
+        parser.error("this release has no keys and serves loopback addresses alone")
     # One thread per process: two on busy cores make the same work several times slower.
     torch.set_num_threads(1)
     settings = Settings()

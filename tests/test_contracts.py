@@ -28,7 +28,8 @@ each = pytest.mark.parametrize(("union", "kind"), EVERY, ids=NAMES)
 def test_every_union_has_kinds_and_no_name_twice() -> None:
     for union, members in UNIONS.items():
         names = [tag_of(kind)[1] for kind in kinds(members)]
-        assert names and len(set(names)) == len(names), union
+        assert names, union
+        assert len(set(names)) == len(names), union
 
 
 @each

@@ -1,4 +1,4 @@
-"""How a row becomes numbers: one rule for training and for every request (spec.md, features)."""
+"""How a row becomes numbers: one rule for training and for every request."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal

@@ -65,6 +65,11 @@ def check_axes(model: Model, axes: Axes) -> None:
         _enumerable([site for site in model.networks[0].sites if site.rate > 0])
 
 
+def droppable(model: Model) -> int:
+    """Units that training could drop."""
+    return sum(site.units for site in model.networks[0].sites if site.rate > 0)
+
+
 def _enumerable(sites: list[Site]) -> int:
     units = sum(site.units for site in sites)
     if units > EXACT_UNITS:
@@ -95,7 +100,7 @@ def mask_sets(network: Network, axes: Axes, *, member: int, rows: int) -> Iterat
     if axes.dropout == "weight_scaled":
         yield {}, torch.ones(1, dtype=torch.float64)
     elif axes.dropout == "exact":
-        yield from _all_masks(sites, most)
+        yield from _all_masks(sites, most, network.preprocess.shift.dtype)
     else:
         yield from _drawn_masks(sites, axes, member, most)
 
@@ -111,13 +116,13 @@ def _drawn_masks(sites: list[Site], axes: Axes, member: int, most: int) -> Itera
         yield masks, torch.full((count,), 1.0 / samples, dtype=torch.float64)
 
 
-def _all_masks(sites: list[Site], most: int) -> Iterator[tuple[Masks, Tensor]]:
+def _all_masks(sites: list[Site], most: int, dtype: torch.dtype) -> Iterator[tuple[Masks, Tensor]]:
     """Every mask of at most 16 droppable units, with its probability."""
     units = _enumerable(sites)
     every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=units)), dtype=torch.float64)
     for kept in every.split(most):
         masks, shares = {}, torch.ones(len(kept), dtype=torch.float64)
         for site, part in zip(sites, kept.split([site.units for site in sites], dim=1), strict=True):
-            masks[site.name] = (part / (1 - site.rate)).to(torch.float32).unsqueeze(1)
-            shares = shares * torch.where(part > 0, 1 - site.rate, site.rate).prod(1)
+            masks[site.name] = (part / (1 - site.rate)).to(dtype).unsqueeze(1)
+            shares = shares * (part * (1 - site.rate) + (1 - part) * site.rate).prod(1)
         yield masks, shares

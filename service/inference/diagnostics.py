@@ -1,4 +1,6 @@
-"""Checks that an attack was one: five of the nine of science.md 12.2. A failed check makes a robustness figure unreliable.
+"""Checks that an attack was one: five of nine. A failed check makes a robustness figure unreliable.
+
+After Athalye et al. 2018 and Carlini et al. 2019.
 
 Not there yet: 2 (more steps never help), 4 (black-box attacks), 6 (two passes agree), 7 (logits, not probabilities).
 """

@@ -19,13 +19,50 @@ from service.tricks.multitask import Target
 
 Found = dict[str, float | None]
 Rows = NDArray[np.int64]
+Answers = dict[str, Answer]
+
+
+class Inquiry:
+    """A model asked about the parts of its material, each question once: Monte Carlo passes are dear."""
+
+    def __init__(self, model: Model, material: Material) -> None:
+        self.model = model
+        self.material = material
+        self.parts = {name: rows for name, rows in material.parts._asdict().items() if len(rows)}
+        self._answers: dict[tuple[str, Axes], Answers] = {}
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets of the model's spec."""
+        return self.model.spec.targets or ()
+
+    def answers(self, part: str, axes: Axes) -> Answers:
+        """Each target's answer on the rows of a part; the mode's name and the rule that combines cost no question."""
+        question = part, axes._replace(mode="", members_name="", combine="arithmetic")
+        if question not in self._answers:
+            self._answers[question] = asked(self.model, self.material, self.parts[part], question[1])
+        found = self._answers[question]
+        if axes.combine == "arithmetic":
+            return found
+        return {name: answer.combined(axes.combine) if isinstance(answer, Classes) else answer for name, answer in found.items()}
+
+    def measure(self, part: str, axes: Axes) -> Found:
+        """The metrics on a part."""
+        return measure_answers(self.answers(part, axes), self.model, self.material, self.parts[part])
 
 
 def measure(model: Model, material: Material, rows: Rows, axes: Axes) -> Found:
     """Metrics by name over some rows; with several targets `<target>.<metric>` and the weighted `loss`."""
-    x, _ = material.rows(rows)
-    keep = model.regression and len(axes.members) > 1
-    answers = ask(model, x.float(), axes, keep=keep)
+    return measure_answers(asked(model, material, rows, axes), model, material, rows)
+
+
+def asked(model: Model, material: Material, rows: Rows, axes: Axes) -> Answers:
+    """Each target's answer on some rows; several members' own answers are kept."""
+    return ask(model, material.rows(rows)[0].float(), axes, keep=len(axes.members) > 1 and axes.dropout == "weight_scaled")
+
+
+def measure_answers(answers: Answers, model: Model, material: Material, rows: Rows) -> Found:
+    """The metrics of answers on these rows."""
     targets = model.spec.targets or ()
     found = {t.name: of_answer(t, answers[t.name], material, rows, scale) for t, scale in zip(targets, material.scales, strict=True)}
     if len(targets) == 1:
@@ -59,7 +96,8 @@ def _regression(answer: Numbers, truth: NDArray[np.float64], std: NDArray[np.flo
         # The density of z = (y - m) / s is s times that of y.
         found["loss"] = (found["nll"] - float(np.log(std).sum())) / len(std)
     else:
-        found["loss"] = float(np.nanmean(((mean - truth) / std) ** 2))
+        known = ~np.isnan(truth).any(1)
+        found["loss"] = float((((mean - truth) / std)[known] ** 2).mean())
     return found
 
 
@@ -77,6 +115,9 @@ def temperature(logits: Tensor, labels: Tensor) -> float | None:
     if not len(y) or not torch.isfinite(z).all():
         return None
     right = z.gather(-1, y.unsqueeze(1)).squeeze(1)
+    if bool((right == z.amax(-1)).all()):
+        # Every label is the most probable class: the likelihood rises for ever as T falls.
+        return None
 
     def slope(b: float) -> float:
         return float((((z * b).softmax(-1) * z).sum(-1) - right).mean())

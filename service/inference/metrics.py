@@ -1,4 +1,4 @@
-"""Measures of predictions against labels; fractions, not percent (spec.md, metrics)."""
+"""Measures of predictions against labels; fractions, not percent."""
 
 import math
 from collections.abc import Mapping

@@ -1,6 +1,7 @@
 """Weighted averages over M networks, gathered in float64 chunk by chunk, and the answers they end in."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import torch
@@ -22,6 +23,12 @@ class Classes:
     agreement: Tensor | None
     members: Tensor | None
     """Probabilities of every network [M, N, C], when they were kept."""
+    rules: Mapping[str, Tensor] = field(default_factory=dict)
+    """Probabilities under every rule that combines."""
+
+    def combined(self, rule: Combine) -> "Classes":
+        """The same networks' answer under another rule."""
+        return replace(self, probabilities=self.rules[rule])
 
     @property
     def prediction(self) -> Tensor:
@@ -83,13 +90,14 @@ class ClassPool:
     def answer(self) -> Classes:
         """The average; uncertainty is that of the arithmetic mean, whatever the rule that combines."""
         average, logs, votes, aleatoric = self._sums
-        p = {"arithmetic": average, "geometric": logs.softmax(-1), "vote": votes}[self._combine]
+        rules = {"arithmetic": average, "geometric": logs.softmax(-1), "vote": votes}
+        p = rules[self._combine]
         members = torch.cat(self._kept) if self._kept is not None else None
         total = entropy(average)
         if self._count == 1:
-            return Classes(p, self._last, total, total, None, None, members)
+            return Classes(p, self._last, total, total, None, None, members, rules)
         agreement = votes.gather(-1, p.argmax(-1, keepdim=True)).squeeze(-1)
-        return Classes(p, p.log(), total, aleatoric, total - aleatoric, agreement, members)
+        return Classes(p, p.log(), total, aleatoric, total - aleatoric, agreement, members, rules)
 
 
 class NumberPool:
@@ -147,7 +155,8 @@ def joined(answers: list[Answer]) -> Answer:
         epistemic = side_by_side([answer.epistemic for answer in classes], 0)
         agreement = side_by_side([answer.agreement for answer in classes], 0)
         members = side_by_side([answer.members for answer in classes], 1)
-        return Classes(**rows, epistemic=epistemic, agreement=agreement, members=members)
+        rules = {rule: torch.cat([answer.rules[rule] for answer in classes]) for rule in classes[0].rules}
+        return Classes(**rows, epistemic=epistemic, agreement=agreement, members=members, rules=rules)
     numbers = [answer for answer in answers if isinstance(answer, Numbers)]
     kept = [answer.members for answer in numbers if answer.members is not None]
     said = (

@@ -1,4 +1,4 @@
-"""Answers as columns: what a prediction says of its rows, target by target (spec.md, predictions)."""
+"""Answers as columns: what a prediction says of its rows, target by target."""
 
 from collections.abc import Sequence
 from statistics import NormalDist

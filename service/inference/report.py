@@ -1,4 +1,4 @@
-"""The report: what was measured of a model, as JSON (api.md, report keys)."""
+"""The report: what was measured of a model, as JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from service.checks import matching
 from service.errors import TemperError
-from service.inference.asking import ask
+from service.inference.asking import ask, check_axes, droppable
 from service.inference.material import Material
-from service.inference.measuring import Found, Rows, jsonable_object, measure, member_errors, temperature, variance_decomposition
+from service.inference.measuring import Found, Inquiry, jsonable_object, member_errors, temperature, variance_decomposition
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.nets.network import weights_of
@@ -21,6 +21,8 @@ from service.tricks.stopping import equivalent_l2
 
 MODES: tuple[Mode, ...] = ("single", "weight_scaled", "monte_carlo", "exact", "ensemble")
 Summary = dict[str, Any]
+MOST_EXACT = 2_000_000
+"""Rows times masks that the report takes time for; beyond, the mode is there to be asked and not in the report."""
 
 
 def default_axes(model: Model) -> Axes:
@@ -31,44 +33,48 @@ def default_axes(model: Model) -> Axes:
 def build(model: Model, material: Material, summaries: Sequence[Summary]) -> dict[str, Any]:
     """The whole report of a freshly trained model."""
     axes = default_axes(model)
-    parts = {name: rows for name, rows in material.parts._asdict().items() if len(rows)}
-    test = parts.get("test")
-    splits = {name: measure(model, material, rows, axes) for name, rows in parts.items()}
+    inquiry = Inquiry(model, material)
+    tested = "test" in inquiry.parts
+    splits = {name: inquiry.measure(name, axes) for name in inquiry.parts}
     return jsonable_object(
         {
             "splits": {name: splits.get(name) for name in ("train", "validation", "test")},
-            "modes": _modes(model, material, test) if test is not None else None,
-            "members": _members(model, material, summaries, test),
+            "modes": _modes(inquiry) if tested else None,
+            "members": _members(inquiry, summaries),
             "early_stopping": _early_stopping(model, summaries[model.best]),
-            "ensemble": _ensemble(model, material, test) if model.size > 1 and test is not None else None,
-            "dropout": _dropout(model, material, test) if model.drops and test is not None else None,
-            "calibration": _calibration(model, material, axes, splits.get("test")),
+            "ensemble": _ensemble(inquiry) if model.size > 1 and tested else None,
+            "dropout": _dropout(inquiry) if model.drops and tested else None,
+            "calibration": _calibration(inquiry, axes, splits.get("test")),
             "normalization": _normalization(material),
             "sparsity": _sparsity(model),
             "penalties": _penalties(model),
-            "confusion_matrix": _confusion(model, material, axes, test) if test is not None else None,
-            "invariance": _invariance(model, material, test) if test is not None else {},
+            "confusion_matrix": _confusion(inquiry, axes) if tested else None,
+            "invariance": _invariance(inquiry) if tested else {},
         }
     )
 
 
-def _modes(model: Model, material: Material, test: Rows) -> dict[str, Found]:
+def _modes(inquiry: Inquiry) -> dict[str, Found]:
     """Metrics on test of every mode that this model has."""
     found: dict[str, Found] = {}
     for mode in MODES:
         try:
-            found[mode] = measure(model, material, test, Asking(mode=mode).axes(model))
+            axes = Asking(mode=mode).axes(inquiry.model)
+            check_axes(inquiry.model, axes)
+            if mode == "exact" and len(inquiry.parts["test"]) * 2 ** droppable(inquiry.model) > MOST_EXACT:
+                continue
         except TemperError:
             # The mode is not this model's: no dropout, one member, or too many units to enumerate.
             continue
+        found[mode] = inquiry.measure("test", axes)
     return found
 
 
-def _members(model: Model, material: Material, summaries: Sequence[Summary], test: Rows | None) -> list[dict[str, Any]]:
+def _members(inquiry: Inquiry, summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """Each member by itself, weight-scaled on test."""
     shown = []
     for i, summary in enumerate(summaries):
-        own = measure(model, material, test, Asking(members=i).axes(model)) if test is not None else {}
+        own = inquiry.measure("test", Asking(members=i).axes(inquiry.model)) if "test" in inquiry.parts else {}
         kept = ("member", "best", "best_epoch", "best_step", "stopped_epoch", "stop_reason")
         shown.append({**own, **{key: summary[key] for key in kept}})
     return shown
@@ -90,27 +96,25 @@ def _early_stopping(model: Model, summary: Summary) -> dict[str, Any] | None:
     }
 
 
-def _ensemble(model: Model, material: Material, test: Rows) -> dict[str, Any] | None:
+def _ensemble(inquiry: Inquiry) -> dict[str, Any] | None:
     """The formula of the ensemble's error beside the measured one, for the first target."""
-    target = (model.spec.targets or ())[0]
-    x, _ = material.rows(test)
-    errors = member_errors(ask(model, x.float(), Asking(members="all").axes(model), keep=True)[target.name], target, material, test)
+    target = inquiry.targets[0]
+    answer = inquiry.answers("test", Asking(members="all").axes(inquiry.model))[target.name]
+    errors = member_errors(answer, target, inquiry.material, inquiry.parts["test"])
     if errors is None:
         return None
-    return {"error": errors[0], **variance_decomposition(errors[1]), "out_of_bag": _out_of_bag(model, material)}
+    return {"error": errors[0], **variance_decomposition(errors[1]), "out_of_bag": _out_of_bag(inquiry)}
 
 
-def _out_of_bag(model: Model, material: Material) -> float | None:
+def _out_of_bag(inquiry: Inquiry) -> float | None:
     """The error of training rows averaged over the members that did not see them; null without bagging."""
-    spec, train = model.spec, material.parts.train
+    spec, train, material = inquiry.model.spec, inquiry.parts["train"], inquiry.material
     if not spec.ensemble.bootstrap:
         return None
-    target = (spec.targets or ())[0]
-    x, _ = material.rows(train)
-    found = member_errors(ask(model, x.float(), Asking(members="all").axes(model), keep=True)[target.name], target, material, train)
-    labels = material.labels[target.name][torch.from_numpy(train)]
-    known = (~target.missing(labels)).numpy()
-    unseen = np.stack([~np.isin(train[known], spec.ensemble.rows(i, train, seed=spec.seed)) for i in range(model.size)])
+    target = inquiry.targets[0]
+    found = member_errors(inquiry.answers("train", Asking(members="all").axes(inquiry.model))[target.name], target, material, train)
+    known = (~target.missing(material.labels[target.name][torch.from_numpy(train)])).numpy()
+    unseen = np.stack([~np.isin(train[known], spec.ensemble.rows(i, train, seed=spec.seed)) for i in range(inquiry.model.size)])
     covered = unseen.any(axis=0)
     if found is None or not covered.any():
         return None
@@ -119,33 +123,30 @@ def _out_of_bag(model: Model, material: Material) -> float | None:
     return float(((errors * weights).sum(axis=0) ** 2).sum() / covered.sum())
 
 
-def _dropout(model: Model, material: Material, test: Rows) -> dict[str, Any]:
+def _dropout(inquiry: Inquiry) -> dict[str, Any]:
     """Weight scaling beside the arithmetic and the geometric mean of 50 masks; the gap is the mean |difference|."""
-    target = (model.spec.targets or ())[0]
-    x = material.rows(test)[0].float()
-    scaled, sampled = Asking(members="best").axes(model), Asking(mode="monte_carlo").axes(model)
-    one, many = ask(model, x, scaled)[target.name], ask(model, x, sampled)[target.name]
-    geometric = None if model.regression else measure(model, material, test, sampled._replace(combine="geometric"))
+    name = inquiry.targets[0].name
+    scaled, sampled = Asking(members="best").axes(inquiry.model), Asking(mode="monte_carlo").axes(inquiry.model)
+    one, many = inquiry.answers("test", scaled)[name], inquiry.answers("test", sampled)[name]
     return {
-        "weight_scaled": measure(model, material, test, scaled),
-        "arithmetic": measure(model, material, test, sampled),
-        "geometric": geometric,
+        "weight_scaled": inquiry.measure("test", scaled),
+        "arithmetic": inquiry.measure("test", sampled),
+        "geometric": None if inquiry.model.regression else inquiry.measure("test", sampled._replace(combine="geometric")),
         "gap": float((center(one) - center(many)).abs().mean()),
     }
 
 
-def _calibration(model: Model, material: Material, axes: Axes, test: Found | None) -> dict[str, Any] | None:
+def _calibration(inquiry: Inquiry, axes: Axes, test: Found | None) -> dict[str, Any] | None:
     """Calibration of the default mode on test, and the temperature that validation rows ask for."""
-    target = (model.spec.targets or ())[0]
+    target = inquiry.targets[0]
     if target.task != "classification":
         return None
     found = None
-    validation = material.parts.validation
-    if len(validation):
-        x, labels = material.rows(validation)
-        answer = ask(model, x.float(), axes)[target.name]
-        found = temperature(answer.logits, labels[target.name]) if isinstance(answer, Classes) else None
-    prefix = "" if len(model.spec.targets or ()) == 1 else f"{target.name}."
+    if "validation" in inquiry.parts:
+        labels = inquiry.material.labels[target.name][torch.from_numpy(inquiry.parts["validation"])]
+        answer = inquiry.answers("validation", axes)[target.name]
+        found = temperature(answer.logits, labels) if isinstance(answer, Classes) else None
+    prefix = "" if len(inquiry.targets) == 1 else f"{target.name}."
     return {**{name: (test or {}).get(prefix + name) for name in ("ece", "nll", "brier")}, "temperature": found}
 
 
@@ -186,32 +187,28 @@ def _penalties(model: Model) -> dict[str, float]:
     return found
 
 
-def _confusion(model: Model, material: Material, axes: Axes, test: Rows) -> dict[str, Any] | None:
+def _confusion(inquiry: Inquiry, axes: Axes) -> dict[str, Any] | None:
     """Counts of test rows: rows of the matrix are true classes, columns predicted ones."""
-    for target, names in zip(model.spec.targets or (), model.classes, strict=True):
-        if names is None:
+    for target, names in zip(inquiry.targets, inquiry.model.classes, strict=True):
+        answer = inquiry.answers("test", axes)[target.name]
+        if names is None or not isinstance(answer, Classes):
             continue
-        x, labels = material.rows(test)
-        answer = ask(model, x.float(), axes)[target.name]
-        if isinstance(answer, Classes):
-            truth, predicted = labels[target.name].numpy(), answer.prediction.numpy()
-            known = truth >= 0
-            counts = np.zeros((len(names), len(names)), dtype=int)
-            np.add.at(counts, (truth[known], predicted[known]), 1)
-            return {"target": target.name, "classes": list(names), "matrix": counts.tolist()}
+        truth = inquiry.material.labels[target.name][torch.from_numpy(inquiry.parts["test"])].numpy()
+        known = truth >= 0
+        counts = np.zeros((len(names), len(names)), dtype=int)
+        np.add.at(counts, (truth[known], answer.prediction.numpy()[known]), 1)
+        return {"target": target.name, "classes": list(names), "matrix": counts.tolist()}
     return None
 
 
-def _invariance(model: Model, material: Material, test: Rows) -> dict[str, float]:
+def _invariance(inquiry: Inquiry) -> dict[str, float]:
     """For each augmentation the mean |f(Tx) - f(x)| of the best member on test."""
-    axes = Asking(members="best").axes(model)
-    x = material.rows(test)[0].float()
-    name = (model.spec.targets or ())[0].name
-    before = ask(model, x, axes)[name]
+    axes, name = Asking(members="best").axes(inquiry.model), inquiry.targets[0].name
+    before = inquiry.answers("test", axes)[name]
     found: dict[str, float] = {}
-    for transform in model.spec.augmentation:
-        after = ask(model, transform(x, torch.Generator().manual_seed(0)), axes)[name]
-        found[transform.type] = float((center(after) - center(before)).abs().mean())
+    for transform in inquiry.model.spec.augmentation:
+        x = transform(inquiry.material.rows(inquiry.parts["test"])[0].float(), torch.Generator().manual_seed(0))
+        found[transform.type] = float((center(ask(inquiry.model, x, axes)[name]) - center(before)).abs().mean())
     return found
 
 

@@ -1,4 +1,4 @@
-"""Robustness of a model over the rows of a part: curves with intervals, the worst case per row, and checks (science.md 12)."""
+"""Robustness of a model over the rows of a part: curves with intervals, the worst case per row, and checks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +14,7 @@ from service.inference.attacking import bounds_used, box_of, run
 from service.inference.deployed import Deployed, DeployedNumbers
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
+from service.seeds import derive
 from service.tricks.attacks import Attack
 from service.tricks.modes import Axes
 
@@ -36,9 +37,10 @@ def accuracy(right: Bools) -> dict[str, float]:
 
 
 class Subject:
-    """A model under attack: the rows of one part with a label, on one point of its axes."""
+    """A model under attack: labelled rows of one part from number `first` on, on one point of its axes."""
 
-    def __init__(self, model: Model, axes: Axes, x: Tensor, labels: Tensor) -> None:
+    def __init__(self, model: Model, axes: Axes, x: Tensor, labels: Tensor, *, first: int = 0) -> None:
+        self.first = first
         self.model = model
         self.axes = axes
         self.x = x
@@ -63,7 +65,9 @@ class Subject:
         rows = self.right.nonzero().squeeze(1)
         for chosen in rows.split(BATCH_ROWS) if len(rows) else ():
             loss_of = self.loss(chosen, attack.criterion)
-            result = run(attack, self.x[chosen], loss_of, box)
+            # A stream per batch: with one seed for all, every batch would see the same noise.
+            drawn = attack.model_copy(update={"seed": derive(attack.seed, self.first + int(chosen[0]), "attack")})
+            result = run(drawn, self.x[chosen], loss_of, box)
             moved[chosen] = result.inputs
             standing[chosen] = ~loss_of.broken(result.inputs)
             if result.zero_gradients is not None:

@@ -63,7 +63,7 @@ class MLP(Value):
     @property
     def drops(self) -> bool:
         """Whether training drops any unit."""
-        return self.dropout is not None and self.dropout.drops
+        return self.dropout is not None and (self.dropout.input > 0 or any(self.dropout.hidden_rates(len(self.hidden))))
 
     def weights(self, inputs: int) -> int:
         """How many weights the trunk has, counted without building it."""

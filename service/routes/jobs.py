@@ -108,6 +108,16 @@ def cancel(job_id: str, services: ServicesHere, project: Project) -> Response:
     return _answer(services, job, 202 if asked else 200)
 
 
+@router.post(PATH + "/{job_id}/retry", status_code=202, response_model=JobAnswer)
+def retry(job_id: str, services: ServicesHere, project: Project) -> Response:
+    """Let a failed or cancelled job go on from its last checkpoint."""
+    with services.database.write() as c:
+        jobs.retry(c, project, job_id)
+        job = jobs.get(c, project, job_id)
+    services.doorbell.ring()
+    return _answer(services, job, 202)
+
+
 @router.delete(PATH + "/{job_id}", status_code=204)
 def delete(job_id: str, services: ServicesHere, project: Project) -> Response:
     """Remove a job that has ended, with its history and checkpoints; its model stays."""

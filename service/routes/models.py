@@ -65,7 +65,7 @@ def report(ref: str, services: ServicesHere, project: Project) -> Response:
     model = find(services, project, ref)
     measured = orjson.loads(services.shelf.read(model.files["report.json"]))
     with services.database.read() as c:
-        page = jobs.page(c, project, limit=200, cursor=None, filters=Filters(state="succeeded", kind="robustness", name=model.name))
+        page = jobs.page(c, project, limit=200, cursor=None, filters=Filters(state="succeeded", kind="robustness"))
     found = next((job.result for job in page.items if job.extra.get("model") == model.id), None)
     return Response(orjson.dumps({**measured, "robustness": found}), media_type="application/json")
 

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from service.errors import Invalid, TooLarge
+from service.errors import Invalid, TooLarge, invalid
 from service.flaws import flaws_of
 from service.inference import attacking
+from service.inference.asking import droppable
 from service.inference.attacking import AttackRequest, echo
 from service.inference.model import Model
 from service.inference.predicting import PredictRequest, predict
@@ -58,6 +59,8 @@ def predicted(ref: str, raw: Posted, services: ServicesHere, project: Project) -
     asked = _read(PredictRequest, raw)
     model = services.shelf.get(row.id, row.files)
     axes = asked.axes(model)
+    if axes.samples > services.settings.max_samples:
+        raise invalid("/samples", "value-out-of-range", f"at most {services.settings.max_samples} samples")
     rows = read_rows(asked.inputs, model.encoding, most=services.settings.max_rows)
     _affordable(model, axes, asked, len(rows))
     targets = predict(model, torch.from_numpy(rows), axes, parts=asked.parts, level=asked.level)
@@ -77,8 +80,7 @@ def attacked(ref: str, raw: Posted, services: ServicesHere, project: Project) ->
 
 def _affordable(model: Model, axes: Axes, asked: PredictRequest, rows: int) -> None:
     """Raises TooLarge where one answer would be too much work or too many numbers."""
-    droppable = sum(site.units for site in model.networks[0].sites if site.rate > 0)
-    samples = {"monte_carlo": axes.samples, "exact": 2 ** min(droppable, EXACT_UNITS)}.get(axes.dropout, 1)
+    samples = {"monte_carlo": axes.samples, "exact": 2 ** min(droppable(model), EXACT_UNITS)}.get(axes.dropout, 1)
     networks = len(axes.members) * samples
     width = sum(model.networks[0].spec.widths)
     if rows * networks > MOST_ANSWERS or ("members" in (asked.parts or ()) and rows * networks * width > MOST_NUMBERS):

@@ -1,4 +1,4 @@
-"""Adversarial training: part of the loss is taken at inputs moved against the network (science.md 12.1)."""
+"""Adversarial training: part of the loss is taken at inputs moved against the network."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -27,10 +27,11 @@ class FGSMTraining(Value):
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The share of the adversarial loss."""
 
-    def perturb(self, x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """Rows x [N, ...] moved by epsilon along the direction that raises `loss_of` most."""
+    def perturb(self, x: Tensor, loss_of: Callable[[Tensor], Tensor], movable: Tensor | None = None) -> Tensor:
+        """Rows x [N, ...] moved by epsilon along the direction that raises `loss_of` most; entries not `movable` stay."""
         leaf = x.detach().requires_grad_(True)
         (slope,) = torch.autograd.grad(loss_of(leaf), leaf)
+        slope = slope if movable is None else slope * movable
         return (x + self.epsilon * NORMS[self.norm].direction(slope)).detach()
 
 

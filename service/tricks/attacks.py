@@ -1,4 +1,4 @@
-"""Attacks: perturbations within a ball that change a prediction, in the inputs' own units (science.md 12).
+"""Attacks: perturbations within a ball that change a prediction, in the inputs' own units.
 
 An attack sees rows `x` and `loss_of`, never a model. Projection and clipping happen outside the differentiated graph: a
 clamp inside it kills the gradient of saturated entries.
@@ -43,11 +43,13 @@ class Box:
     high: Tensor | None = None
     movable: Tensor | None = None
 
+    def free(self, delta: Tensor) -> Tensor:
+        """Only what may move: before a direction or a length is taken, lest entries that stay use up the budget."""
+        return delta if self.movable is None else delta * self.movable
+
     def apply(self, x: Tensor, delta: Tensor) -> Tensor:
         """x + delta inside the bounds; a row that lay outside before may stay where it was, but goes no further."""
-        if self.movable is not None:
-            delta = delta * self.movable
-        moved = x + delta
+        moved = x + self.free(delta)
         if self.low is not None and self.high is not None:
             moved = torch.minimum(torch.maximum(moved, torch.minimum(self.low, x)), torch.maximum(self.high, x))
         return moved
@@ -125,8 +127,8 @@ class GaussianNoise(_Attack):
 
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """One draw per row."""
-        noise = torch.randn(x.shape, generator=self.generator(x), device=x.device)
-        scale = self.epsilon if self.norm == "linf" else rows(self.epsilon / self.ball.length(noise), noise)
+        noise = box.free(torch.randn(x.shape, generator=self.generator(x), device=x.device))
+        scale = self.epsilon if self.norm == "linf" else rows(self.epsilon / self.ball.length(noise).clamp(min=1e-30), noise)
         return self.perturb(x, noise * scale, box)
 
 
@@ -138,7 +140,7 @@ class UniformNoise(_Attack):
 
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """One draw per row."""
-        return self.perturb(x, self.ball.sample(x, self.epsilon, self.generator(x)), box)
+        return self.perturb(x, self.ball.sample(x, self.epsilon, self.generator(x), box.movable), box)
 
 
 class RandomSign(_Attack):
@@ -150,7 +152,7 @@ class RandomSign(_Attack):
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """One draw per row."""
         signs = torch.randint(0, 2, x.shape, generator=self.generator(x), device=x.device).to(x.dtype) * 2 - 1
-        return self.perturb(x, self.ball.project(signs * self.epsilon, self.epsilon), box)
+        return self.perturb(x, self.ball.project(box.free(signs) * self.epsilon, self.epsilon), box)
 
 
 class FGSM(_Attack):
@@ -165,7 +167,7 @@ class FGSM(_Attack):
 
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """One step of full length."""
-        slope = gradient(x, loss_of)
+        slope = box.free(gradient(x, loss_of))
         moved = self.perturb(x, self.epsilon * self.ball.direction(slope), box)
         return Attacked(moved.inputs, vanished(slope))
 
@@ -210,10 +212,10 @@ class PGD(_Attack):
         """The first iterate that breaks a row, else the last of the last restart."""
         generator = self.generator(x)
         result = x.clone()
-        flat = vanished(gradient(x, loss_of))
+        flat = vanished(box.free(gradient(x, loss_of)))
         alive = (~loss_of.broken(x)).nonzero().squeeze(1)
         for _ in range(self.restarts):
-            start = self.ball.sample(x, self.epsilon, generator) if self.random_start else torch.zeros_like(x)
+            start = self.ball.sample(x, self.epsilon, generator, box.movable) if self.random_start else torch.zeros_like(x)
             alive = self._descend(x, result, start, alive, loss_of, box)
             if not len(alive):
                 break
@@ -231,7 +233,7 @@ class PGD(_Attack):
                 alive, origin, moved, loss = alive[standing], origin[standing], moved[standing], loss.only(standing)
             if step == self.steps or not len(alive):
                 break
-            ascent = moved - origin + size * self.ball.direction(gradient(moved, loss))
+            ascent = moved - origin + size * self.ball.direction(box.free(gradient(moved, loss)))
             moved = box.apply(origin, self.ball.project(ascent, self.epsilon))
         return alive
 

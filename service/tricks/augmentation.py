@@ -1,4 +1,4 @@
-"""Augmentation: training rows changed in ways that keep their label, in the inputs' own units (science.md 7)."""
+"""Augmentation: training rows changed in ways that keep their label, in the inputs' own units."""
 
 from typing import Annotated, Literal
 

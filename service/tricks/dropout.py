@@ -1,7 +1,7 @@
 """Dropout as an argument of forward: one network, asked through different gates.
 
 Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting"; the inverted convention of
-science.md 11: kept units are divided by their keep probability when masks are drawn, and nothing happens at prediction.
+that paper's appendix A.2: kept units are divided by their keep probability when masks are drawn, and nothing happens at prediction.
 """
 
 from collections.abc import Mapping
@@ -97,11 +97,6 @@ class Dropout(Value):
     def hidden_rates(self, layers: int) -> tuple[float, ...]:
         """One rate per hidden layer; a single rate stands for all."""
         return self.hidden if isinstance(self.hidden, tuple) else (self.hidden,) * layers
-
-    @property
-    def drops(self) -> bool:
-        """Whether any unit is ever dropped."""
-        return self.input > 0 or any(rate > 0 for rate in self.hidden_rates(1))
 
 
 def _dropout(value: Any) -> Any:

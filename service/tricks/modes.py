@@ -1,4 +1,4 @@
-"""How a model is asked: which members, what becomes of dropout, and how answers are combined (api.md, predictions)."""
+"""How a model is asked: which members, what becomes of dropout, and how answers are combined."""
 
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 

@@ -1,4 +1,4 @@
-"""Targets: what a head predicts, with which loss, and what its raw outputs mean (science.md 9, 10)."""
+"""Targets: what a head predicts, with which loss, and what its raw outputs mean."""
 
 import math
 from typing import Annotated, Any, Literal, NamedTuple

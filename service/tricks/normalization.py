@@ -1,4 +1,4 @@
-"""Normalization of inputs inside the model: everything above a network speaks the user's units (science.md 4)."""
+"""Normalization of inputs inside the model: everything above a network speaks the user's units."""
 
 from typing import Literal
 

@@ -23,8 +23,8 @@ class Norm(Protocol):
         """The nearest perturbation no longer than epsilon."""
         ...
 
-    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-        """A perturbation uniform in the ball."""
+    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
+        """A perturbation uniform in the ball of the entries that may move (None: all)."""
         ...
 
 
@@ -45,8 +45,9 @@ class Linf:
     def project(self, delta: Tensor, epsilon: float) -> Tensor:
         return delta.clamp(-epsilon, epsilon)
 
-    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-        return (torch.rand(like.shape, generator=generator, device=like.device) * 2 - 1) * epsilon
+    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
+        noise = (torch.rand(like.shape, generator=generator, device=like.device) * 2 - 1) * epsilon
+        return noise if movable is None else noise * movable
 
 
 class L2:
@@ -65,10 +66,13 @@ class L2:
         length = self.length(delta)
         return delta * rows(torch.where(length > epsilon, epsilon / length.clamp(min=1e-30), torch.ones_like(length)), delta)
 
-    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
         direction = torch.randn(like.shape, generator=generator, device=like.device)
-        radius = torch.rand(len(like), generator=generator, device=like.device) ** (1 / direction[0].numel())
-        return direction * rows(epsilon * radius / self.length(direction), direction)
+        free = direction[0].numel() if movable is None else int(movable.expand(like.shape[1:]).count_nonzero())
+        if movable is not None:
+            direction = direction * movable
+        radius = torch.rand(len(like), generator=generator, device=like.device) ** (1 / max(free, 1))
+        return direction * rows(epsilon * radius / self.length(direction).clamp(min=1e-30), direction)
 
 
 NORMS: dict[NormName, Norm] = {"linf": Linf(), "l2": L2()}

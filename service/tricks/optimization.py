@@ -55,7 +55,7 @@ class _Adaptive(Value):
         return self.metric(optimizer, [optimizer.state[weight][MOMENTS] for weight in weights])
 
     def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor]) -> list[Tensor]:
-        """lr / (sqrt(v_hat) + eps) for second moments v: a proximal step in Adam's own metric (science.md 5).
+        """lr / (sqrt(v_hat) + eps) for second moments v: a proximal step in Adam's own metric.
 
         With v_hat = v / b it is the reciprocal of sqrt(v) / (lr sqrt(b)) + eps / lr, which takes one pass less.
         """

@@ -1,4 +1,4 @@
-"""Penalties on weights: the objective is the mean data loss plus the sum of these (science.md 5).
+"""Penalties on weights: the objective is the mean data loss plus the sum of these.
 
 Each acts at one or two moments of a step: it adds to the gradient before the optimizer's step, or shrinks and projects
 the weights after it. None of them is a term of the autograd graph, and none loops over parameters in Python.

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from service.errors import invalid
 from service.seeds import derive
 from service.tricks.choices import Only
 from service.values import ITEMS, Seed, Value
@@ -70,16 +71,20 @@ def draw(split: Split | Literal["given"], rows: int, columns: Columns) -> Parts:
     """The rows of each part; test is drawn first, and the parts of a dataset are taken as they are."""
     if isinstance(split, str):
         return _given(columns)
-    test, validation = _listed(split.test_rows), _listed(split.validation_rows)
-    pool = np.setdiff1d(np.arange(rows), np.concatenate([test, validation]))
-    counts = fraction_rows(split.test, len(pool)), fraction_rows(split.validation, len(pool))
+    listed = [_listed(split.test_rows), _listed(split.validation_rows)]
+    pool = np.setdiff1d(np.arange(rows), np.concatenate(listed))
+    counts = [fraction_rows(split.test, len(pool)), fraction_rows(split.validation, len(pool))]
     stream = np.random.default_rng(derive(split.seed, 0, "split"))
+    parts = []
     for part, count in enumerate(counts):
-        if count:
-            taken = _take(split, pool, count, columns, stream)
-            pool = np.setdiff1d(pool, taken)
-            test, validation = (taken, validation) if part == 0 else (test, taken)
-    return Parts(pool, np.sort(validation), np.sort(test))
+        # Whole groups can be too large: each part that is still to be drawn, and training, keeps one.
+        spare = 1 + sum(later > 0 for later in counts[part + 1 :])
+        taken = _take(split, pool, count, columns, stream, spare=spare) if count else _listed(None)
+        pool = np.setdiff1d(pool, taken)
+        parts.append(np.sort(np.concatenate([listed[part], taken])))
+    if not len(pool) or any(count and not len(part) for count, part in zip(counts, parts, strict=True)):
+        raise invalid("/split", "inconsistent-spec", "there are too few groups for all parts")
+    return Parts(pool, parts[1], parts[0])
 
 
 def _listed(numbers: tuple[int, ...] | None) -> Rows:
@@ -97,19 +102,21 @@ def _given(columns: Columns) -> Parts:
     return Parts(train, np.sort(validation), test)
 
 
-def _take(split: Split, pool: Rows, count: int, columns: Columns, stream: np.random.Generator) -> Rows:
+def _take(split: Split, pool: Rows, count: int, columns: Columns, stream: np.random.Generator, *, spare: int) -> Rows:
     """`count` rows of the pool: whole groups, the newest, or at random."""
     if split.time is not None and columns.times is not None:
-        return pool[np.argsort(columns.times[pool], kind="stable")[len(pool) - count :]]
+        # A row without a time is not the newest.
+        times = np.nan_to_num(columns.times[pool].astype(np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+        return pool[np.argsort(times, kind="stable")[len(pool) - count :]]
     if split.group is not None and columns.groups is not None:
-        return _whole_groups(pool, count, columns.groups[pool], stream)
+        return _whole_groups(pool, count, columns.groups[pool], stream, spare=spare)
     return _stratified(pool, count, columns.strata if split.stratify else None, stream)
 
 
-def _whole_groups(pool: Rows, count: int, groups: NDArray[np.generic], stream: np.random.Generator) -> Rows:
-    """Groups in random order until `count` rows are reached; at least one group stays behind."""
+def _whole_groups(pool: Rows, count: int, groups: NDArray[np.generic], stream: np.random.Generator, *, spare: int) -> Rows:
+    """Groups in random order until `count` rows are reached; `spare` groups stay behind."""
     names, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    order = stream.permutation(len(names))[: max(len(names) - 1, 1)]
+    order = stream.permutation(len(names))[: max(len(names) - spare, 0)]
     needed = int(np.searchsorted(np.cumsum(sizes[order]), count)) + 1
     return pool[np.isin(codes, order[:needed])]
 

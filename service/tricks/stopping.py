@@ -64,6 +64,6 @@ def equivalent_l2(steps: int, learning_rate: float) -> float:
     """The alpha of alpha * sum w^2 that early stopping of plain gradient descent resembles: 1 / (2 eta tau).
 
     Deep Learning, eq. 7.45, which writes (alpha / 2) w^2; it holds only along directions whose curvature lam has
-    eta * lam * tau much below 1 (science.md 6), and for Adam not at all.
+    eta * lam * tau much below 1, and for Adam not at all.
     """
     return 1.0 / (2.0 * learning_rate * max(steps, 1))

@@ -168,9 +168,7 @@ def test_unknown_content(read: Read, content: bytes) -> None:
 )  # fmt: skip
 def test_an_origin_may_not_contradict_the_content(tmp_path: Path, filename: str, media_type: str, fits: bool) -> None:
     (tmp_path / "source").write_bytes(b"a,b\n1,2\n3,4\n")
-    request = Request(
-        source=str(tmp_path / "source"), folder=str(tmp_path), origin=Origin(filename=filename, media_type=media_type)
-    )
+    request = Request(source=str(tmp_path / "source"), folder=str(tmp_path), origin=Origin(filename=filename, media_type=media_type))
     if fits:
         assert parse(request).format == "csv"
     else:

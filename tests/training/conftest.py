@@ -74,7 +74,23 @@ class Bench:
         """Store an NPZ file of arrays `x`, `y` and return its name; NaN in `x` is a missing entry."""
         content = io.BytesIO()
         np.savez(content, **arrays)
-        return self._store(name, content.getvalue(), "npz", {})
+        return self._store(name, content.getvalue(), "npz", {"missing": "nan"})
+
+    def gappy(self) -> str:
+        """120 rows of two inputs, a class and a number, each missing in a third of the rows, in runs."""
+        stream = np.random.default_rng(0)
+        x = stream.normal(size=(120, 2)).round(4)
+        kind = ["up" if value > 0 else "down" for value in x[:, 0]]
+        return self.table(
+            "gappy",
+            {
+                "a": x[:, 0],
+                "b": x[:, 1],
+                "kind": [None if i % 30 < 12 else value for i, value in enumerate(kind)],
+                "size": [None if i % 40 < 9 else round(3 * value + 7, 3) for i, value in enumerate(x[:, 1])],
+            },
+            targets=["kind", "size"],
+        )
 
     def _store(self, name: str, content: bytes, suffix: str, schema: dict[str, Any]) -> str:
         folder = self.folder / name
@@ -111,27 +127,24 @@ class Bench:
             networks.append(serving(network))
         return Model(material.spec, material.encoding, material.classes, tuple(networks), 0)
 
+    def freeze(self, run: Run) -> Frozen:
+        """A run as the bytes of a checkpoint."""
+        weights, rest = run.capture()
+        content = io.BytesIO()
+        torch.save(rest, content)
+        return pack(weights), content.getvalue()
+
+    def thaw(self, material: Material, member: int, frozen: Frozen) -> Run:
+        """A fresh run that goes on where the checkpoint was taken."""
+        run = start(material, member, CPU)
+        run.restore(unpack(frozen[0]), torch.load(io.BytesIO(frozen[1]), weights_only=True))
+        return run
+
+    def flat(self, tensors: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        """All numbers of some tensors, in the order of their names."""
+        return np.concatenate([tensors[name].double().numpy().ravel() for name in sorted(tensors)])
+
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("datasets"))
-
-
-def freeze(run: Run) -> Frozen:
-    """A run as the bytes of a checkpoint."""
-    weights, rest = run.capture()
-    content = io.BytesIO()
-    torch.save(rest, content)
-    return pack(weights), content.getvalue()
-
-
-def thaw(material: Material, member: int, frozen: Frozen) -> Run:
-    """A fresh run that goes on where the checkpoint was taken."""
-    run = start(material, member, CPU)
-    run.restore(unpack(frozen[0]), torch.load(io.BytesIO(frozen[1]), weights_only=True))
-    return run
-
-
-def flat(tensors: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    """All numbers of some tensors, in the order of their names."""
-    return np.concatenate([tensors[name].double().numpy().ravel() for name in sorted(tensors)])

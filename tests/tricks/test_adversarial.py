@@ -1,4 +1,4 @@
-"""Adversarial training's perturbation: one step of full length, without a trace on the network (science.md 12.1)."""
+"""Adversarial training's perturbation: one step of full length, without a trace on the network."""
 
 from typing import Any, get_args
 

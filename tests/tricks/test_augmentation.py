@@ -1,4 +1,4 @@
-"""Augmentation: noise of mean zero and the given spread, on the rows that were chosen (science.md 7)."""
+"""Augmentation: noise of mean zero and the given spread, on the rows that were chosen."""
 
 from typing import get_args
 

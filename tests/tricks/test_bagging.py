@@ -1,4 +1,4 @@
-"""Members: their bootstrap samples and their seeds (science.md 10)."""
+"""Members: their bootstrap samples and their seeds."""
 
 import numpy as np
 import pytest

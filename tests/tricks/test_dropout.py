@@ -1,4 +1,4 @@
-"""Dropout masks: their mean, their rate, their independence; and what gates do with them (science.md 11)."""
+"""Dropout masks: their mean, their rate, their independence; and what gates do with them."""
 
 import pytest
 import torch
@@ -89,6 +89,3 @@ def test_replayed_masks_put_their_axis_in_front() -> None:
 def test_one_rate_stands_for_all_layers() -> None:
     assert Dropout.model_validate({"hidden": 0.5}).hidden_rates(3) == (0.5, 0.5, 0.5)
     assert Dropout.model_validate({"hidden": [0.1, 0.2]}).hidden_rates(2) == (0.1, 0.2)
-    assert not Dropout().drops
-    assert Dropout.model_validate({"hidden": [0.0, 0.1]}).drops
-    assert Dropout(input=0.1).drops

@@ -1,4 +1,4 @@
-"""Targets: losses against their formulas, units, and labels that are missing (science.md 9, 10)."""
+"""Targets: losses against their formulas, units, and labels that are missing."""
 
 import math
 from typing import Any, get_args

@@ -1,4 +1,4 @@
-"""Normalization: the moments of the training rows, there and back again, and what constant features become (science.md 4)."""
+"""Normalization: the moments of the training rows, there and back again, and what constant features become."""
 
 from typing import Any, get_args
 
@@ -72,7 +72,13 @@ def test_a_scope_shares_one_mean_and_scale(scope: Scope, rank: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "scope"),
-    [("table", "float32", "feature"), ("image", "uint8", "all"), ("tensor", "uint8", "all"), ("image", "float32", "channel"), ("tensor", "float32", "channel")],
+    [
+        ("table", "float32", "feature"),
+        ("image", "uint8", "all"),
+        ("tensor", "uint8", "all"),
+        ("image", "float32", "channel"),
+        ("tensor", "float32", "channel"),
+    ],
 )
 def test_the_scope_follows_from_the_kind_of_input(kind: str, dtype: str, scope: Scope) -> None:
     assert Preprocessing().scope(kind, dtype) == scope

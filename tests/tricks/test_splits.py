@@ -1,4 +1,4 @@
-"""Splits: every row in one part, as many as were asked for, and no leak (spec.md, split)."""
+"""Splits: every row in one part, as many as were asked for, and no leak."""
 
 from typing import Any
 
@@ -72,7 +72,9 @@ def test_strata_keep_their_shares(sizes_: list[int], seed: int) -> None:
 
 def test_strata_are_left_alone_when_told() -> None:
     codes = np.repeat([0, 1], 500)
-    found = {int((codes[draw(Split(test=0.2, seed=seed, stratify=False), 1000, Columns(strata=codes)).test] == 1).sum()) for seed in range(10)}
+    found = {
+        int((codes[draw(Split(test=0.2, seed=seed, stratify=False), 1000, Columns(strata=codes)).test] == 1).sum()) for seed in range(10)
+    }
     assert len(found) > 1
     assert {int((codes[draw(Split(test=0.2, seed=seed), 1000, Columns(strata=codes)).test] == 1).sum()) for seed in range(10)} == {100}
 

@@ -1,4 +1,4 @@
-"""Early stopping: scripted series, and what it is equivalent to on a quadratic (science.md 6)."""
+"""Early stopping: scripted series, and what it is equivalent to on a quadratic."""
 
 import math
 from typing import Any
@@ -54,7 +54,9 @@ def test_a_scripted_series(name: str) -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(values=st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, -1.0, NAN]), min_size=1, max_size=30), patience=st.integers(1, 6), up=st.booleans())
+@given(
+    values=st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, -1.0, NAN]), min_size=1, max_size=30), patience=st.integers(1, 6), up=st.booleans()
+)
 def test_the_kept_value_is_the_best_of_the_history(values: list[float], patience: int, up: bool) -> None:
     progress, stopped = follow(EarlyStopping(patience=patience, monitor="accuracy" if up else "loss"), values)
     seen = values[:stopped]
@@ -107,4 +109,6 @@ def test_descent_on_a_quadratic_is_ridge_per_direction() -> None:
     np.testing.assert_allclose(theta, (1 - left) * w, rtol=1e-12)
     np.testing.assert_allclose(theta, lam / (lam + lam * left / (1 - left)) * w, rtol=1e-12)
     tiny = np.array([1e-6])
-    np.testing.assert_allclose(tiny * (1 - rate * tiny) ** steps / (1 - (1 - rate * tiny) ** steps), 2 * equivalent_l2(steps, rate), rtol=1e-4)
+    np.testing.assert_allclose(
+        tiny * (1 - rate * tiny) ** steps / (1 - (1 - rate * tiny) ** steps), 2 * equivalent_l2(steps, rate), rtol=1e-4
+    )

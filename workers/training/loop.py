@@ -63,6 +63,9 @@ class Task:
         self.parameters = list(run.network.parameters())
         self.modal = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in run.network.modules())
         """Whether training and evaluation differ in more than dropout, which is an argument."""
+        plain = material.encoding.plain
+        self.movable = torch.cat([torch.ones(material.encoding.shape[0] - plain), torch.zeros(plain)]).to(device) if plain else None
+        """Categories and indicators are not moved by adversarial training."""
         self.every = len(self.batches)
         self.scheduled = not isinstance(spec.schedule, Constant)
         self.steps = min(spec.epochs * len(self.batches), spec.max_steps or spec.epochs * len(self.batches))
@@ -136,7 +139,7 @@ def objective(network: Network, task: Task, x: Tensor, labels: Labels) -> Tensor
     # The attack sees the network as it will be served: without dropout, with running statistics.
     if task.modal:
         network.eval()
-    moved = adversarial.perturb(x, lambda rows: task.loss(network(rows, SCALED), labels))
+    moved = adversarial.perturb(x, lambda rows: task.loss(network(rows, SCALED), labels), task.movable)
     if task.modal:
         network.train()
     loss = adversarial.weight * task.loss(network(moved, task.gate), labels)

@@ -24,7 +24,7 @@ def attack_rows(assignment: Assignment, link: Link) -> Done:
     subject = _subject(assignment, spec, slice(first, last))
     curves = []
     for done, attack in enumerate(spec.attacks):
-        link.progress(Progress(done / len(spec.attacks), 0, 0, None, "attacking", None))
+        link.progress(Progress(done / len(spec.attacks), 0, 0, None, "evaluating", None))
         curves.append(robustness.curve(subject, attack, spec.epsilons))
     return Done({**robustness.piece(subject, (), ()), "curves": curves})
 
@@ -68,5 +68,5 @@ def _subject(assignment: Assignment, spec: RobustnessSpec, which: slice) -> Subj
     x = material.rows(rows)[0].float()
     target = (model.spec.targets or ())[0]
     if target.task == "classification":
-        return Subject(model, axes, x, material.labels[target.name][torch.from_numpy(rows)])
-    return Subject(model, axes, x, torch.from_numpy(material.originals[target.name][rows]).float())
+        return Subject(model, axes, x, material.labels[target.name][torch.from_numpy(rows)], first=which.start)
+    return Subject(model, axes, x, torch.from_numpy(material.originals[target.name][rows]).float(), first=which.start)

@@ -1,0 +1,182 @@
+"""Dropout at prediction against the enumeration of every mask."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from service.errors import ModeUnavailable
+from service.tricks.modes import EXACT_UNITS, Combine, Mode
+
+Floats = NDArray[np.float64]
+INPUT = {"dropout": {"input": 0.5}}
+LAST = {"hidden": [6, 5], "dropout": {"hidden": [0.0, 0.2]}}
+BOTH = {"hidden": [4], "activation": "tanh", "dropout": {"input": 0.25, "hidden": 0.5}}
+NUMBER = {"task": "regression", "name": "size"}
+
+
+def softmax(z: Floats) -> Floats:
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.75])
+def test_weight_scaling_is_the_geometric_mean_of_a_softmax_on_dropped_inputs(bench: Any, rate: float) -> None:
+    x = bench.inputs()
+    for precise, tolerance in ((False, 1e-6), (True, 1e-12)):
+        model = bench.model(dropout={"input": rate})
+        model = bench.double(model) if precise else model
+        scaled, geometric, arithmetic = (
+            bench.said(model, x, mode=mode, combine=combine).probabilities
+            for mode, combine in (("weight_scaled", "arithmetic"), ("exact", "geometric"), ("exact", "arithmetic"))
+        )
+        torch.testing.assert_close(scaled, geometric, rtol=0, atol=tolerance)
+        assert float((scaled - arithmetic).abs().max()) > 0.02
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_weight_scaling_is_exact_where_the_last_hidden_layer_alone_is_dropped(bench: Any, activation: str) -> None:
+    model = bench.double(bench.model(**LAST, activation=activation))
+    x = bench.inputs()
+    torch.testing.assert_close(
+        bench.said(model, x, mode="weight_scaled").probabilities,
+        bench.said(model, x, mode="exact", combine="geometric").probabilities,
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+def test_weight_scaling_is_not_exact_through_a_nonlinear_layer(bench: Any) -> None:
+    model = bench.double(bench.model(**BOTH))
+    x = bench.inputs()
+    scaled, geometric = (
+        bench.said(model, x, mode="weight_scaled").probabilities,
+        bench.said(model, x, mode="exact", combine="geometric").probabilities,
+    )
+    assert float((scaled - geometric).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("fields", [INPUT, LAST, BOTH], ids=["input", "last", "both"])
+def test_exact_enumerates_every_mask(bench: Any, fields: dict[str, Any]) -> None:
+    model = bench.double(bench.model(**fields))
+    x = bench.inputs(5)
+    logits, shares = bench.enumerated(model, x)
+    p = softmax(logits)
+    w = shares[:, None, None]
+    average = (w * p).sum(0)
+    expected = {
+        "arithmetic": average,
+        "geometric": softmax((w * np.log(p)).sum(0)),
+        "vote": (w * np.eye(3)[p.argmax(-1)]).sum(0),
+    }
+    assert set(expected) == set(get_args(Combine))
+    for combine, probabilities in expected.items():
+        found = bench.said(model, x, mode="exact", combine=combine)
+        np.testing.assert_allclose(found.probabilities.numpy(), probabilities, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(found.total.numpy(), -(average * np.log(average)).sum(-1), rtol=0, atol=1e-7)
+        np.testing.assert_allclose(found.aleatoric.numpy(), -(w * p * np.log(p)).sum((0, -1)), rtol=0, atol=1e-7)
+        chosen = probabilities.argmax(-1)
+        assert found.prediction.tolist() == chosen.tolist()
+        np.testing.assert_allclose(found.agreement.numpy(), expected["vote"][np.arange(5), chosen], rtol=0, atol=1e-7)
+
+
+def test_exact_numbers(bench: Any) -> None:
+    model = bench.double(bench.model(NUMBER, **BOTH))
+    x = bench.inputs(5)
+    outputs, shares = bench.enumerated(model, x)
+    means, w = outputs * 2 + 5, shares[:, None, None]
+    center = (w * means).sum(0)
+    found = bench.said(model, x, mode="exact")
+    np.testing.assert_allclose(found.mean.numpy(), center, rtol=1e-7)
+    np.testing.assert_allclose(found.epistemic.numpy(), (w * (means - center) ** 2).sum(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("fields", "samples"), [(INPUT, 4_000), (BOTH, 20_000)], ids=["input", "both"])
+def test_monte_carlo_comes_within_four_standard_errors_of_the_enumeration(bench: Any, fields: dict[str, Any], samples: int) -> None:
+    model, x = bench.double(bench.model(**fields)), bench.inputs(4)
+    logits, shares = bench.enumerated(model, x)
+    w, p = shares[:, None, None], softmax(logits)
+    mean = (w * p).sum(0)
+    error = np.sqrt((w * (p - mean) ** 2).sum(0) / samples)
+    found = bench.said(model, x, mode="monte_carlo", samples=samples).probabilities.numpy()
+    assert (np.abs(found - mean) <= 4 * error).all()
+    assert (np.abs(found - mean) > 0.01 * error).any(), "samples, not the enumeration itself"
+
+
+def test_the_error_of_monte_carlo_falls_like_one_over_the_root(bench: Any) -> None:
+    model, x = bench.double(bench.model(**BOTH)), bench.inputs(4)
+    logits, shares = bench.enumerated(model, x)
+    mean = (shares[:, None, None] * softmax(logits)).sum(0)
+
+    def spread(samples: int) -> float:
+        seeds = [bench.said(model, x, mode="monte_carlo", samples=samples, seed=seed).probabilities.numpy() - mean for seed in range(40)]
+        return float(np.sqrt(np.mean(np.square(seeds))))
+
+    assert spread(8) / spread(128) == pytest.approx(4.0, rel=0.25)
+
+
+def test_monte_carlo_numbers(bench: Any) -> None:
+    model, x, samples = bench.double(bench.model(NUMBER, **BOTH)), bench.inputs(4), 4_000
+    outputs, shares = bench.enumerated(model, x)
+    means, w = outputs * 2 + 5, shares[:, None, None]
+    center = (w * means).sum(0)
+    squares = (means - center) ** 2
+    variance = (w * squares).sum(0)
+    found = bench.said(model, x, mode="monte_carlo", samples=samples)
+    assert (np.abs(found.mean.numpy() - center) <= 4 * np.sqrt(variance / samples)).all()
+    noise = np.sqrt((w * (squares - variance) ** 2).sum(0) / samples)
+    assert (np.abs(found.epistemic.numpy() - variance) <= 4 * noise + 4 * variance / samples).all()
+
+
+def test_two_passes_differ_in_their_seeds_alone(bench: Any) -> None:
+    """Monte Carlo dropout that is silently off answers the same for every seed."""
+    model, x = bench.model(**BOTH), bench.inputs()
+    for fields in ({"mode": "monte_carlo", "samples": 3}, {"dropout": "sampled"}):
+        first, again, other = (bench.said(model, x, **fields, seed=seed).probabilities for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert float((first - other).abs().max()) > 1e-3
+        assert float((first - bench.said(model, x, mode="weight_scaled").probabilities).abs().max()) > 1e-3
+
+
+def test_one_sample_is_one_of_the_masks(bench: Any) -> None:
+    model, x = bench.double(bench.model(**BOTH)), bench.inputs(3)
+    every = softmax(bench.enumerated(model, x)[0])
+    found = bench.said(model, x, dropout="sampled", seed=4)
+    assert float(np.abs(every - found.probabilities.numpy()).max((1, 2)).min()) < 1e-6
+    assert torch.equal(found.probabilities, bench.said(model, x, mode="monte_carlo", samples=1, seed=4).probabilities)
+
+
+def test_a_mask_is_the_same_for_every_row(bench: Any) -> None:
+    model = bench.model(**BOTH)
+    row = bench.inputs(1)
+    many = bench.said(model, row.expand(9, -1), mode="monte_carlo", samples=2).probabilities
+    torch.testing.assert_close(many, many[:1].expand_as(many), rtol=0, atol=1e-7)
+
+
+def test_more_units_than_can_be_enumerated_are_refused(bench: Any) -> None:
+    most = bench.model(encoding=bench.encoding(EXACT_UNITS), dropout={"input": 0.5})
+    x = bench.inputs(2, EXACT_UNITS)
+    torch.testing.assert_close(
+        bench.said(most, x, mode="exact", combine="geometric").probabilities,
+        bench.said(most, x, mode="weight_scaled").probabilities,
+        rtol=0,
+        atol=1e-5,
+    )
+    beyond = bench.model(encoding=bench.encoding(EXACT_UNITS + 1), dropout={"input": 0.5})
+    with pytest.raises(ModeUnavailable, match="at most 16"):
+        bench.said(beyond, bench.inputs(2, EXACT_UNITS + 1), mode="exact")
+
+
+def test_asking_changes_nothing_in_the_model(bench: Any) -> None:
+    model, x = bench.model(**BOTH, batch_norm=True, size=2), bench.inputs()
+    before = [{name: tensor.clone() for name, tensor in network.state_dict().items()} for network in model.networks]
+    rows = x.clone()
+    for mode in get_args(Mode):
+        bench.said(model, x, mode=mode, samples=3)
+    assert torch.equal(x, rows)
+    for network, state in zip(model.networks, before, strict=True):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+        assert not any(module.training for module in network.modules()), "batch norm stays in evaluation under Monte Carlo"
+        assert all(p.grad is None for p in network.parameters())

@@ -1,0 +1,229 @@
+import base64
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from service.inference.report_markup import POLICY, number
+from service.inference.report_page import render, unmeasured
+
+EVIL = "<script>alert('1')</script>\"&"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+LAYERS = [
+    {"name": "hidden.0", "type": "linear", "shape": (8,), "parameters": 24},
+    {"name": "head.kind", "type": "linear", "shape": (3,), "parameters": 27},
+]
+
+
+def classified(accuracy: float) -> dict[str, float]:
+    return {"accuracy": accuracy, "nll": accuracy / 2, "brier": accuracy / 4, "ece": accuracy / 8, "loss": accuracy / 2}
+
+
+MEMBER = {"best": 0.2, "best_epoch": 7, "best_step": 70, "stopped_epoch": 17, "stop_reason": "early_stopping"}
+ABOUT: dict[str, Any] = {
+    "name": "digits",
+    "layers": LAYERS,
+    "parameters": 51_234,
+    "members": 2,
+    "spec": {
+        "dataset": "digits",
+        "architecture": {"type": "mlp"},
+        "ensemble": {"bootstrap": True},
+        "targets": [{"name": "kind", "task": "classification", "loss": "cross_entropy"}],
+        "split": {"test_rows": list(range(5000))},
+    },
+}
+MEASURED: dict[str, Any] = {
+    "splits": {"train": classified(0.99), "validation": classified(0.98), "test": classified(0.96)},
+    "modes": {"single": classified(0.94), "weight_scaled": classified(0.94), "ensemble": classified(0.96)},
+    "members": [{"member": 0, **classified(0.931), **MEMBER}, {"member": 1, **classified(0.932), **MEMBER}],
+    "early_stopping": {"best_epoch": 7, "best_step": 70, "stopped_epoch": 17, "reason": "early_stopping", "equivalent_l2": 0.0714},
+    "ensemble": {
+        "error": "brier", "k": 2, "v": 0.08, "c": 0.06, "predicted_error": 0.07, "measured_error": 0.0701, "mean_member_error": 0.08,
+        "ambiguity": 0.01, "out_of_bag": 0.1234,
+    },
+    "dropout": {"weight_scaled": classified(0.94), "arithmetic": classified(0.948), "geometric": None, "gap": 0.0321},
+    "calibration": {"ece": 0.12, "nll": 0.48, "brier": 0.24, "temperature": 1.75},
+    "normalization": {"image": {"mean": [4.0, 5.0, 6.0, 7.0], "std": 2.5}},
+    "sparsity": {"hidden.0": 0.25},
+    "penalties": {"l2": 0.0123},
+    "confusion_matrix": None,
+    "invariance": {"gaussian_noise": 0.0456},
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags, attributes, rows of tables and text."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(content.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.rows and self.tags[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def page(about: dict[str, Any] | None = None, plots: dict[str, bytes] | None = None, **changes: Any) -> Page:
+    return Page(render({**copy.deepcopy(MEASURED), **changes}, plots or {}, about or ABOUT))
+
+
+def test_the_page_loads_nothing() -> None:
+    shown = page(plots={"learning_curves.svg": SVG})
+    assert not {"script", "iframe", "object", "embed", "form", "base"} & set(shown.tags)
+    for tag, name, value in shown.attributes:
+        assert not name.startswith("on")
+        assert name not in ("src", "href", "srcset", "action", "style") or value.startswith("data:"), (tag, name, value)
+    assert ("meta", "content", POLICY) in shown.attributes
+    style = re.search(r"<style>(.*)</style>", render(MEASURED, {}, ABOUT).decode(), re.DOTALL)
+    assert style is not None
+    assert not re.search(r"url\(|@import|http", style[1])
+    assert "prefers-color-scheme: dark" in style[1]
+
+
+def test_pictures_are_inside_as_images() -> None:
+    plots = {"learning_curves.svg": SVG, "confusion_matrix.svg": SVG + b"2", "reliability.svg": SVG + b"3"}
+    sources = [value for tag, name, value in page(plots=plots).attributes if (tag, name) == ("img", "src")]
+    assert [base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")) for source in sources] == list(plots.values())
+    assert "img" not in page().tags
+
+
+def test_names_are_text() -> None:
+    about = copy.deepcopy(ABOUT) | {"name": EVIL}
+    about["spec"] |= {
+        "dataset": EVIL,
+        "labels": {EVIL: EVIL},
+        "targets": [{"name": EVIL, "task": "classification", "loss": "cross_entropy"}],
+    }
+    about["layers"][0]["name"] = EVIL
+    changes = {"sparsity": {EVIL: 0.5}, "normalization": {EVIL: {"mean": 1.0, "std": 2.0}}, "penalties": {EVIL: 0.1}}
+    shown = page(about, **changes)
+    assert "script" not in shown.tags
+    assert shown.text.count(EVIL) >= 6
+    assert [EVIL, "50.0%"] in shown.rows
+
+
+def test_texts_that_utf8_has_no_room_for() -> None:
+    assert "a\ufffdb\ufffd" in page(ABOUT | {"name": "a\ud800b\x00"}).text
+
+
+def test_metrics_of_every_mode_and_part() -> None:
+    rows = page().rows
+    assert ["mode", "accuracy", "nll", "brier", "ece"] in rows
+    assert ["single", "0.9400", "0.4700", "0.2350", "0.1175"] in rows
+    assert ["weight_scaled", "0.9400", "0.4700", "0.2350", "0.1175"] in rows
+    assert ["ensemble (default)", "0.9600", "0.4800", "0.2400", "0.1200"] in rows
+    assert ["validation", "0.9800", "0.4900", "0.2450", "0.1225"] in rows
+
+
+def test_each_target_has_its_own_metrics() -> None:
+    about = copy.deepcopy(ABOUT)
+    about["spec"]["targets"].append({"name": "size", "task": "regression", "loss": "mse"})
+    both = {**{f"kind.{name}": value for name, value in classified(0.9).items()}, "size.rmse": 1234.5, "size.mae": 12.3456, "size.r2": 0.5}
+    shown = page(about, modes={"single": both}, splits={"train": both, "validation": None, "test": both}, ensemble=None, dropout=None)
+    assert ["single (default)", "0.9000", "0.4500", "0.2250", "0.1125"] in shown.rows
+    assert ["single (default)", "1,234", "12.35", "0.5000", "–"] in shown.rows
+    assert {"kind", "size"} <= set(re.findall(r"\w+", shown.text))
+
+
+def test_members_and_where_they_stopped() -> None:
+    shown = page()
+    assert ["0", "7", "17", "early stopping", "0.9310", "0.4655"] in shown.rows
+    assert ["1", "7", "17", "early stopping", "0.9320", "0.4660"] in shown.rows
+    assert "stopping at step 70 acts like an L2 penalty with alpha 0.0714" in shown.text
+
+
+def test_the_ensembles_formula_beside_its_error() -> None:
+    shown = page()
+    values = {row[0].partition(",")[0].partition(":")[0]: row[1] for row in shown.rows if len(row) == 2}
+    assert (values["k"], values["v"], values["c"]) == ("2", "0.0800", "0.0600")
+    assert (values["predicted"], values["measured"], values["out of bag"]) == ("0.0700", "0.0701", "0.1234")
+    assert "Averaging 2 members takes 12% off one member's brier error; the 75% that any two of them have in common" in shown.text
+    assert "Averaging" not in page(ensemble=None).text
+
+
+def test_dropout_calibration_weights_and_invariance() -> None:
+    shown = page()
+    assert ["mean of 50 masks", "0.9480", "0.4740", "0.2370", "0.1185"] in shown.rows
+    assert "geometric" not in shown.text
+    assert "differ by 0.0321 on average" in shown.text
+    assert ["ece, expected calibration error", "0.1200"] in shown.rows
+    assert "temperature of 1.75: the model is too sure of itself" in shown.text
+    assert ["l2", "0.0123"] in shown.rows
+    assert ["hidden.0", "25.0%"] in shown.rows
+    assert ["gaussian_noise", "0.0456"] in shown.rows
+    assert ["image", "4, 5, 6, … (4 numbers)", "2.5"] in shown.rows
+
+
+def test_the_spec_is_there_but_for_endless_lists() -> None:
+    text = page().text
+    spec = json.loads(text[text.index('{\n  "dataset"') : text.rindex("}") + 1])
+    assert spec["dataset"] == "digits"
+    assert spec["split"]["test_rows"] == [*range(10), "… 5,000 in all"]
+
+
+def test_a_model_of_which_little_is_known() -> None:
+    bare = dict.fromkeys(("modes", "ensemble", "dropout", "calibration", "early_stopping"))
+    splits = {"train": classified(0.9), "validation": None, "test": None}
+    shown = page(**bare, splits=splits, penalties={}, invariance={}, normalization={}, members=MEASURED["members"][:1])
+    assert ["train", "0.9000", "0.4500", "0.2250", "0.1125"] in shown.rows
+    assert ["0", "7", "17", "early stopping"] in shown.rows
+    assert not {"Ensemble", "Dropout", "Calibration", "Invariance"} & set(re.findall(r"\w+", shown.text))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "Robustness to noise and attacks: it takes a robustness job."),
+        ({"splits": {"train": {}, "validation": {}, "test": None}}, "Rows never seen: the split has no test part."),
+        ({"early_stopping": None}, "The best epoch: it was turned off, and the last weights were kept."),
+        ({"members": MEASURED["members"][:1]}, "What averaging would save: there is one network."),
+        ({"dropout": None}, "Dropout at prediction: the network was trained without it."),
+    ],
+)
+def test_what_was_not_measured_is_said(changes: dict[str, Any], sentence: str) -> None:
+    assert sentence in unmeasured(MEASURED | changes, ABOUT["spec"])
+    assert not changes or sentence not in unmeasured(MEASURED, ABOUT["spec"])
+    assert sentence in page(**changes).text
+
+
+def test_regression_without_noise_says_so() -> None:
+    spec = {**ABOUT["spec"], "targets": [{"name": "size", "task": "regression", "loss": "mse"}]}
+    assert any("the loss is mse" in sentence for sentence in unmeasured(MEASURED, spec))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (0.96667, "0.9667"),
+        (-3.14159, "-3.142"),
+        (123456.7, "123,457"),
+        (0.000012, "1.2e-05"),
+        (7, "7"),
+        ("a", "a"),
+    ],
+)
+def test_numbers(value: object, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_equal_reports_give_equal_bytes() -> None:
+    assert render(MEASURED, {"reliability.svg": SVG}, ABOUT) == render(copy.deepcopy(MEASURED), {"reliability.svg": SVG}, ABOUT)

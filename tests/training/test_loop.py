@@ -1,0 +1,195 @@
+"""The training loop: what is kept, what is measured, and what adversarial training adds."""
+
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from sklearn.linear_model import LinearRegression
+
+from service.inference.measuring import measure
+from service.inference.robustness import Subject
+from service.tricks.attacks import FGSM
+from service.tricks.modes import Asking
+from service.tricks.stopping import improves
+from workers.training import loop
+from workers.training.checkpointing import pack
+from workers.training.loop import Epoch, Task, evaluate, train
+from workers.training.run import start
+
+CPU = torch.device("cpu")
+SMALL: dict[str, Any] = {"architecture": {"type": "mlp", "hidden": [12]}, "epochs": 3, "batch_size": 256}
+
+
+@pytest.mark.parametrize("monitor", ["loss", "rmse", "accuracy"])
+def test_the_kept_weights_are_those_of_the_best_epoch(bench: Any, monitor: str) -> None:
+    dataset = "digits" if monitor == "accuracy" else "diabetes"
+    stopping = {"monitor": monitor, "patience": 4}
+    optimizer = {"type": "adam", "learning_rate": 0.02}
+    material = bench.material(dataset, architecture={"type": "mlp", "hidden": [24]}, early_stopping=stopping, optimizer=optimizer)
+    run = start(material, 0, CPU)
+    seen = [
+        (record.values[f"validation.{monitor}"], pack(run.network.learned()), record.step)
+        for record in train(run, Task(material, run, CPU))
+        if isinstance(record, Epoch)
+    ]
+    values = [value for value, _, _ in seen]
+    best = (max if improves(monitor) == "up" else min)(values)
+    place = values.index(best)
+    assert (run.reason, len(seen)) == ("early_stopping", place + 1 + 4)
+    assert run.patience.best == best
+    assert (run.patience.epoch, run.patience.step) == (place + 1, seen[place][2])
+    assert pack(run.best) == seen[place][1]
+    assert pack(run.best) != seen[-1][1], "the last are not the best"
+    # The model that is asked has that very value.
+    model = bench.model(material, bench.train(material))
+    assert measure(model, material, material.parts.validation, Asking(mode="single").axes(model))[monitor] == pytest.approx(best, rel=1e-5)
+
+
+def test_without_early_stopping_the_last_weights_are_kept(bench: Any) -> None:
+    trained = bench.train(bench.material("digits", **SMALL, early_stopping=None))
+    assert trained.run.reason == "epochs"
+    assert trained.weights == pack(trained.run.network.learned())
+    assert (trained.run.patience.epoch, trained.run.patience.best) == (3, None)
+
+
+MEASURED: dict[str, tuple[str, dict[str, Any]]] = {
+    "classes": ("digits", {}),
+    "numbers": ("diabetes", {}),
+    "gaussian": ("diabetes", {"targets": [{"name": "target", "loss": "gaussian_nll"}]}),
+    "batch norm and dropout": ("digits", {"architecture": {"type": "mlp", "hidden": [12], "batch_norm": True, "dropout": 0.5}}),
+    "several": ("gappy", {"targets": [{"name": "kind", "weight": 0.5}, {"name": "size", "weight": 2.0}]}),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_every_epoch_measures_what_the_report_measures(bench: Any, name: str) -> None:
+    dataset, fields = MEASURED[name]
+    material = bench.material(
+        bench.gappy() if dataset == "gappy" else dataset, **{**SMALL, "batch_size": 32, **fields}, early_stopping=None
+    )
+    trained = bench.train(material)
+    model = bench.model(material, trained)
+    report = measure(model, material, material.parts.validation, Asking(mode="single").axes(model))
+    series = {
+        name.removeprefix("validation."): value for name, value in trained.epochs[-1].values.items() if name.startswith("validation.")
+    }
+    assert {"loss"} < set(series)
+    assert set(series) <= set(report)
+    assert series == pytest.approx({name: report[name] for name in series}, rel=2e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 16])
+def test_blocks_of_validation_rows_do_not_show(bench: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where labels are missing: a mean of means weighs each by its labels, not by its rows."""
+    rest = list(range(40, 120))
+    material = bench.material(bench.gappy(), **{**SMALL, "batch_size": 32}, split={"validation_rows": rest})
+    run = start(material, 0, CPU)
+    whole = evaluate(run.network, Task(material, run, CPU))
+    monkeypatch.setattr(loop, "EVALUATION_ROWS", rows)
+    assert evaluate(run.network, Task(material, run, CPU)) == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_training_loss_is_the_mean_over_rows(bench: Any) -> None:
+    """Also with a last short batch; at a learning rate of next to nothing it is the loss of the weights at the start."""
+    material = bench.material("digits", **{**SMALL, "batch_size": 1000}, optimizer={"type": "sgd", "learning_rate": 1e-12}, max_steps=2)
+    trained = bench.train(material)
+    x, labels = material.rows(material.parts.train)
+    with torch.no_grad():
+        losses = material.spec.targets[0].losses(trained.run.network(x)["label"], labels["label"])
+    assert trained.series("train.loss")[0] == pytest.approx(float(losses.mean()), rel=1e-6)
+
+
+def test_what_is_learned_generalizes(bench: Any) -> None:
+    digits = bench.material("digits", architecture={"type": "mlp", "hidden": [32]}, epochs=15)
+    model = bench.model(digits, bench.train(digits))
+    assert measure(model, digits, digits.parts.test, Asking().axes(model))["accuracy"] > 0.93
+    diabetes = bench.material(
+        "diabetes", targets=[{"name": "target", "loss": "gaussian_nll"}], optimizer={"type": "adam", "learning_rate": 0.02}
+    )
+    model = bench.model(diabetes, bench.train(diabetes))
+    parts, truth = diabetes.parts, diabetes.originals["target"]
+    found = measure(model, diabetes, parts.test, Asking().axes(model))
+    linear = LinearRegression().fit(diabetes.inputs[parts.train], truth[parts.train])
+    assert found["r2"] > linear.score(diabetes.inputs[parts.test], truth[parts.test]) - 0.05
+    one_for_all = -stats.norm.logpdf(truth[parts.test], truth[parts.train].mean(), truth[parts.train].std()).mean()
+    assert found["nll"] < one_for_all - 0.1
+
+
+@pytest.mark.parametrize(("epsilon", "weight"), [(0.0, 1.0), (3.0, 0.0)])
+def test_adversarial_training_with_nothing_in_it_is_plain_training(bench: Any, epsilon: float, weight: float) -> None:
+    plain = bench.train(bench.material("digits", **SMALL))
+    trained = bench.train(bench.material("digits", **SMALL, adversarial_training={"method": "fgsm", "epsilon": epsilon, "weight": weight}))
+    for name, tensor in plain.run.best.items():
+        torch.testing.assert_close(trained.run.best[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_adversarial_training_resists_what_it_was_trained_on(bench: Any) -> None:
+    fields = {"architecture": {"type": "mlp", "hidden": [32]}, "epochs": 30, "early_stopping": None}
+    standing = {}
+    for name, training in (("plain", None), ("trained", {"method": "fgsm", "epsilon": 2.0})):
+        material = bench.material("digits", **fields, adversarial_training=training)
+        model = bench.model(material, bench.train(material))
+        x, labels = material.rows(material.parts.test)
+        subject = Subject(model, Asking().axes(model), x, labels["label"])
+        standing[name] = float(subject.attack(FGSM(epsilon=2.0))[1].double().mean())
+    assert standing["trained"] > standing["plain"] + 0.2
+
+
+def test_the_attack_sees_the_network_as_it_is_served(bench: Any) -> None:
+    """Without dropout and on running statistics: a perturbation draws no mask and moves no statistic."""
+    architecture = {"type": "mlp", "hidden": [12], "batch_norm": True, "dropout": 0.5}
+    material = bench.material(
+        "digits", **{**SMALL, "architecture": architecture}, adversarial_training={"method": "fgsm", "epsilon": 1.0, "weight": 1.0}
+    )
+    run = start(material, 0, CPU)
+    task = Task(material, run, CPU)
+    twin = start(material, 0, CPU)
+    x, labels = material.rows(material.parts.train[:64])
+    run.network.train()
+    loss = loop.objective(run.network, task, x.float(), labels)
+    # By hand: perturb with the served network, then one pass with masks from the same stream.
+    served = twin.network.eval()
+    moved = material.spec.adversarial_training.perturb(x.float(), lambda rows: task.loss(served(rows), labels))
+    twin.network.train()
+    gate = Task(material, twin, CPU).gate
+    torch.testing.assert_close(loss, task.loss(twin.network(moved, gate), labels), rtol=0, atol=0)
+    assert pack(run.network.learned()) == pack(twin.network.learned()), "running statistics moved once, in the pass that learns"
+    assert torch.equal(run.streams["masks"].get_state(), twin.streams["masks"].get_state())
+    assert run.network.training
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_the_weight_is_the_share_of_the_adversarial_loss(bench: Any, weight: float) -> None:
+    training = {"method": "fgsm", "epsilon": 1.0, "weight": weight}
+    material = bench.material("digits", **SMALL, adversarial_training=training)
+    run = start(material, 0, CPU)
+    task = Task(material, run, CPU)
+    x, labels = material.rows(material.parts.train[:64])
+
+    def plain(rows: torch.Tensor) -> torch.Tensor:
+        return task.loss(run.network(rows), labels)
+
+    moved = material.spec.adversarial_training.perturb(x.float(), plain)
+    expected = weight * plain(moved) + (1 - weight) * plain(x.float())
+    torch.testing.assert_close(loop.objective(run.network, task, x.float(), labels), expected)
+    assert float(plain(moved).detach()) > float(plain(x.float()).detach()) + 0.1
+
+
+MONITORS = [
+    ("digits", {}, ("loss", "error", "accuracy", "nll", "brier", "balanced_accuracy", "f1_macro", "auroc", "ece")),
+    ("diabetes", {}, ("loss", "rmse", "mse", "mae", "r2")),
+    ("diabetes", {"targets": [{"name": "target", "loss": "gaussian_nll"}]}, ("loss", "nll", "r2")),
+]
+
+
+@pytest.mark.parametrize(("dataset", "fields", "monitor"), [(data, fields, name) for data, fields, names in MONITORS for name in names])
+def test_what_is_monitored_is_what_is_reported(bench: Any, dataset: str, fields: Any, monitor: str) -> None:
+    stopping = {"monitor": monitor, "patience": 50}
+    material = bench.material(dataset, **{**SMALL, **fields, "batch_size": 64}, early_stopping=stopping)
+    trained = bench.train(material)
+    series = trained.series(f"validation.{monitor}")
+    assert trained.run.patience.best == (max if improves(monitor) == "up" else min)(series)
+    model = bench.model(material, trained)
+    report = measure(model, material, material.parts.validation, Asking(mode="single").axes(model))
+    assert trained.run.patience.best == pytest.approx(report[monitor], rel=2e-5)
