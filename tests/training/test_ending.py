@@ -57,7 +57,7 @@ def test_a_loss_that_explodes_later_ends_with_the_best_weights(bench: Any) -> No
 
 def test_an_infinite_validation_is_not_worth_keeping(bench: Any) -> None:
     """The loss of a single full batch was taken before the step that ruined the weights."""
-    architecture = {"type": "mlp", "hidden": [8] * 4, "activation": "identity"}
+    architecture = {"type": "mlp", "hidden": [64] * 6, "activation": "identity", "init": "he"}
     material = bench.material(
         "diabetes",
         architecture=architecture,
