@@ -42,7 +42,7 @@ def build(model: Model, material: Material, summaries: Sequence[Summary]) -> dic
             "modes": _modes(inquiry) if tested else None,
             "members": _members(inquiry, summaries),
             "early_stopping": _early_stopping(model, summaries[model.best]),
-            "ensemble": _ensemble(inquiry) if model.size > 1 and tested else None,
+            "ensemble": _ensemble(inquiry, [summary["member"] for summary in summaries]) if model.size > 1 and tested else None,
             "dropout": _dropout(inquiry) if model.drops and tested else None,
             "calibration": _calibration(inquiry, axes, splits.get("test")),
             "normalization": _normalization(material),
@@ -96,17 +96,17 @@ def _early_stopping(model: Model, summary: Summary) -> dict[str, Any] | None:
     }
 
 
-def _ensemble(inquiry: Inquiry) -> dict[str, Any] | None:
-    """The formula of the ensemble's error beside the measured one, for the first target."""
+def _ensemble(inquiry: Inquiry, members: Sequence[int]) -> dict[str, Any] | None:
+    """The formula of the ensemble's error beside the measured one, for the first target; `members` by their numbers in the job."""
     target = inquiry.targets[0]
     answer = inquiry.answers("test", Asking(members="all").axes(inquiry.model))[target.name]
     errors = member_errors(answer, target, inquiry.material, inquiry.parts["test"])
     if errors is None:
         return None
-    return {"error": errors[0], **variance_decomposition(errors[1]), "out_of_bag": _out_of_bag(inquiry)}
+    return {"error": errors[0], **variance_decomposition(errors[1]), "out_of_bag": _out_of_bag(inquiry, members)}
 
 
-def _out_of_bag(inquiry: Inquiry) -> float | None:
+def _out_of_bag(inquiry: Inquiry, members: Sequence[int]) -> float | None:
     """The error of training rows averaged over the members that did not see them; null without bagging."""
     spec, train, material = inquiry.model.spec, inquiry.parts["train"], inquiry.material
     if not spec.ensemble.bootstrap:
@@ -114,7 +114,7 @@ def _out_of_bag(inquiry: Inquiry) -> float | None:
     target = inquiry.targets[0]
     found = member_errors(inquiry.answers("train", Asking(members="all").axes(inquiry.model))[target.name], target, material, train)
     known = (~target.missing(material.labels[target.name][torch.from_numpy(train)])).numpy()
-    unseen = np.stack([~np.isin(train[known], spec.ensemble.rows(i, train, seed=spec.seed)) for i in range(inquiry.model.size)])
+    unseen = np.stack([~np.isin(train[known], spec.ensemble.rows(i, train, seed=spec.seed)) for i in members])
     covered = unseen.any(axis=0)
     if found is None or not covered.any():
         return None

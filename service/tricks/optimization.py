@@ -36,7 +36,7 @@ class SGD(Value):
     def step_sizes(self, optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> list[Tensor]:
         """The length of a proximal step at each weight: lr / (1 - momentum), the gradient's own effective length.
 
-        With the plain lr a penalty would weigh only 1 - momentum of what it says (decision 0010).
+        With the plain lr a penalty would weigh only 1 - momentum of what it says (decision 0009).
         """
         length = float(optimizer.param_groups[0]["lr"]) / (1 - self.momentum)
         return [torch.tensor(length, device=weight.device) for weight in weights]

@@ -92,3 +92,20 @@ def test_a_diverging_job_fails_with_its_cause(desk: Desk) -> None:
     assert job["state"] == "failed"
     assert job["error"]["type"] == "/problems/diverged"
     assert "learning rate" in job["error"]["detail"]
+
+
+def test_a_cancelled_job_goes_on_where_it_was_when_it_is_tried_again(desk: Desk) -> None:
+    spec = {**LONG, "name": "again", "epochs": 150, "checkpoint_interval_s": 0}
+    undisturbed = desk.model(desk.run(spec))
+    job = desk.wait(desk.post(spec), until=lambda job: bool(job["done"] or job["progress"]["fraction"] > 0.3))
+    assert desk.http.post(f"/api/v1/jobs/{job['id']}/retry").status_code == 409
+    desk.http.post(f"/api/v1/jobs/{job['id']}/cancel")
+    job = desk.wait(job)
+    assert job["state"] == "cancelled"
+    again = desk.http.post(f"/api/v1/jobs/{job['id']}/retry")
+    assert again.status_code == 202
+    assert again.json()["state"] in ("queued", "running")
+    job = desk.wait(again.json())
+    assert job["state"] == "succeeded"
+    assert "resumed at epoch" in desk.http.get(f"/api/v1/jobs/{job['id']}/logs").text
+    assert desk.model(job)["sha256"] == undisturbed["sha256"]

@@ -105,7 +105,8 @@ def test_jobs_run_without_their_broker(open_house: Any, tmp_path: Path) -> None:
 def test_a_hung_broker_does_not_hold_who_submits(open_house: Any, redis: str) -> None:
     house = open_house(redis)
     house.submit()
-    (server,) = [pid for pid in descendants(os.getpid()) if Path(f"/proc/{pid}/comm").read_text().strip() == "redis-server"]
+    socket = redis.removeprefix("redis+socket://").encode()
+    (server,) = [pid for pid in descendants(os.getpid()) if socket in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(server, signal.SIGSTOP)
     began = time.monotonic()
     house.submit()
