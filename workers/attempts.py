@@ -2,21 +2,19 @@
 
 import time
 from dataclasses import asdict, dataclass, field
-from threading import Event
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 
 from service.errors import DependencyUnavailable, StorageFull
-from service.settings import Settings
 from service.storage import metrics, shards
 from service.storage.models import ModelDraft
-from service.storage.sessions import Database
 from service.storage.shards import Claim, Ghost
 from workers import evidence
 from workers.children import Trainer
 from workers.messages import DRAIN, STOP, Checkpointed, Done, Drained, Failed, Log, Metrics, Progress
+from workers.workshop import Workshop
 
 TICK_S = 0.5  # how often orders are read, and at most so often reports are written
 STALL_S = 600.0
@@ -45,12 +43,13 @@ class Batch:
 class Attempt:
     """Runs to the end of one claim; `published` is then true if its job got its model."""
 
-    def __init__(self, claim: Claim, trainer: Trainer, *, database: Database, settings: Settings, draining: Event, model_id: str) -> None:
+    def __init__(self, claim: Claim, trainer: Trainer, *, shop: Workshop, model_id: str) -> None:
         self._claim = claim
+        self._folder = shop.folder
         self._trainer = trainer
-        self._database = database
-        self._settings = settings
-        self._draining = draining
+        self._database = shop.database
+        self._settings = shop.settings
+        self._draining = shop.draining
         self._model_id = model_id
         self._log = structlog.get_logger("workers.attempt").bind(job=claim.job_id, shard=claim.number, fence=claim.fence)
         limits = claim.spec.get("limits") or {}
@@ -65,6 +64,8 @@ class Attempt:
         self._drain_by: float | None = None
         self._stopping = False
         self._batch = Batch()
+        self._kept = claim.checkpoint
+        self._stale: list[dict[str, Any]] = []
         self._outcome: Done | Failed | Drained | Cancelled | None = None
         self._closed = False
         self.published = False
@@ -103,6 +104,8 @@ class Attempt:
             case Log(level, text):
                 self._batch.lines.append((level, text))
             case Checkpointed(record):
+                if self._batch.checkpoint is not None:
+                    self._stale.append(self._batch.checkpoint)
                 self._batch.checkpoint = record
             case Done() | Failed() | Drained():
                 self._outcome = message
@@ -173,8 +176,19 @@ class Attempt:
             return
         self._blocked = False
         self._renewed = now
+        if self._batch.checkpoint is not None:
+            self._stale += [self._kept] if self._kept is not None else []
+            self._kept = self._batch.checkpoint
         self._batch = Batch()
+        self._prune()
         self._closed = self._outcome is not None
+
+    def _prune(self) -> None:
+        """Remove checkpoints that no row names any more; finished members' files live on in the newest."""
+        for record in self._stale:
+            for file in record.get("files", {}).values():
+                self._folder.delete(file["key"])
+        self._stale.clear()
 
     def _write(self, c: Connection) -> None:
         batch, claim = self._batch, self._claim

@@ -1,41 +1,20 @@
 """A slot: the place of one running shard, a thread that claims, supervises and claims again."""
 
 import time
-from dataclasses import dataclass
-from threading import Event
-from typing import Any
 
 import structlog
 
 from service.errors import TemperError
-from service.settings import Settings
 from service.storage import models, shards
-from service.storage.files import Folder
 from service.storage.ids import new_id
-from service.storage.sessions import Database
 from service.storage.shards import Claim, Ghost
 from workers import evidence
 from workers.attempts import Attempt
-from workers.bell import Bell
-from workers.children import Trainers
 from workers.messages import Assignment
+from workers.workshop import Workshop
 
 PAUSE_S = 1.0  # after a fault
 log = structlog.get_logger("workers.slot")
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """What all slots of a worker share."""
-
-    settings: Settings
-    database: Database
-    trainers: Trainers
-    folder: Folder
-    bell: Bell
-    draining: Event
-    owner: str
-    engine: dict[str, Any]
 
 
 class Slot:
@@ -72,7 +51,7 @@ class Slot:
         log.info("the attempt begins", kind=claim.kind, **told)
         try:
             trainer = shop.trainers.start(assignment(claim, model_id, shop))
-            attempt = Attempt(claim, trainer, database=shop.database, settings=shop.settings, draining=shop.draining, model_id=model_id)
+            attempt = Attempt(claim, trainer, shop=shop, model_id=model_id)
             attempt.run()
             if claim.kind == "publish":
                 self._tidy(claim, model_id, attempt.published)

@@ -14,7 +14,8 @@ from service.storage.ids import new_id
 from service.storage.sessions import Database
 from workers.bell import Bell
 from workers.children import Trainers
-from workers.slots import Slot, Workshop
+from workers.slots import Slot
+from workers.workshop import Workshop
 
 ENTRY = "workers.training.trainer:main"
 PRELOAD = ("workers.training.preload",)

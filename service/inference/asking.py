@@ -70,6 +70,12 @@ def droppable(model: Model) -> int:
     return sum(site.units for site in model.networks[0].sites if site.rate > 0)
 
 
+def networks_asked(model: Model, axes: Axes) -> int:
+    """Members times masks."""
+    masks = {"monte_carlo": axes.samples, "exact": 1 << min(droppable(model), EXACT_UNITS)}
+    return len(axes.members) * masks.get(axes.dropout, 1)
+
+
 def _enumerable(sites: list[Site]) -> int:
     units = sum(site.units for site in sites)
     if units > EXACT_UNITS:

@@ -2,24 +2,28 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from service.data.encoding import ArrayInput, Encoding, NumericInput
 from service.errors import Flaw, Invalid, TooLarge, invalid
-from service.inference.asking import ask
+from service.inference.asking import ask, networks_asked
 from service.inference.deployed import Deployed, DeployedNumbers
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers
 from service.inference.predicting import classes, column
-from service.inference.rows import category_text, read_rows
+from service.inference.rows import NUMBERS, category_text, numbers, read_rows
 from service.tricks.attacks import Attack, Attacked, Box, LossOf
 from service.tricks.modes import Asking, Axes
 from service.tricks.norms import NORMS
 
 MOST_PASSES = 2_000_000
 """Rows times forward passes times networks of one answer; a robustness job has no such bound."""
+
+
+MOST_NETWORKS = 2000
+"""Networks whose graphs are held at once for a gradient."""
+BATCH_ROWS = 250
 
 
 class AttackRequest(Asking):
@@ -75,7 +79,7 @@ def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str,
     axes = request.axes(model)
     target, names = _target(model)
     rows = read_rows(request.inputs, model.encoding, most=most_rows)
-    _affordable(request.attack, axes, len(rows))
+    _affordable(model, request.attack, axes, len(rows))
     wanted = _wanted(request, target, len(rows))
     x = torch.from_numpy(rows)
     before = ask(model, x, axes)[target]
@@ -84,8 +88,8 @@ def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str,
     alive = ~loss_of.broken(x)
     # A row that was wrong before is not attacked: its input comes back as it was.
     moved = x.clone()
-    chosen = alive.nonzero().squeeze(1)
-    if len(chosen):
+    standing = alive.nonzero().squeeze(1)
+    for chosen in standing.split(BATCH_ROWS) if len(standing) else ():
         moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box).inputs
     after = ask(model, moved, axes)[target]
     return {
@@ -126,9 +130,8 @@ def _target(model: Model) -> tuple[str, tuple[str, ...] | None]:
     return found[0].name, found[1]
 
 
-def _affordable(attack: Attack, axes: Axes, rows: int) -> None:
-    networks = len(axes.members) * (axes.samples if axes.dropout == "monte_carlo" else 1)
-    if rows * attack.passes * networks > MOST_PASSES:
+def _affordable(model: Model, attack: Attack, axes: Axes, rows: int) -> None:
+    if rows * attack.passes * networks_asked(model, axes) > MOST_PASSES or networks_asked(model, axes) > MOST_NETWORKS:
         raise TooLarge("This attack is too much work for one answer; post a job of kind robustness.", slug="cost-limit")
 
 
@@ -147,7 +150,8 @@ def _loss(model: Model, axes: Axes, target: str, *, wanted: list[Any], criterion
     """The loss to raise on rows with these labels."""
     names = next(names for known, names in zip(model.spec.targets or (), model.classes, strict=True) if known.name == target)
     if names is None:
-        return DeployedNumbers(model, axes, target, _values(wanted))
+        width = model.networks[0].spec.widths[[known.name for known in model.spec.targets or ()].index(target)]
+        return DeployedNumbers(model, axes, target, _values(wanted, width))
     return Deployed(model, axes, target, _labels(wanted, names), criterion)
 
 
@@ -163,12 +167,10 @@ def _labels(wanted: list[Any], names: tuple[str, ...]) -> Tensor:
     return torch.tensor([places[str(category_text(value))] for value in wanted])
 
 
-def _values(wanted: list[Any]) -> Tensor:
-    try:
-        values = np.asarray(wanted, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise invalid("/labels", "wrong-type", "the labels of a regression target are numbers") from None
-    return torch.from_numpy(values.reshape(len(wanted), -1)).float()
+def _values(wanted: list[Any], width: int) -> Tensor:
+    """Rows [N, D] of a regression target's labels; a single output's may be plain numbers."""
+    rows = [[value] if width == 1 and not isinstance(value, list) else value for value in wanted]
+    return torch.from_numpy(numbers(rows, (width,), "/labels", NUMBERS))
 
 
 def _said(said: Answer, names: tuple[str, ...] | None) -> dict[str, Any]:

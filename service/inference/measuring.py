@@ -1,6 +1,7 @@
 """Metrics of a model at a point on its axes, over rows whose labels are known."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,27 @@ from service.inference import metrics
 from service.inference.asking import ask
 from service.inference.material import Material
 from service.inference.model import Model
-from service.inference.pools import Answer, Classes, Numbers
+from service.inference.pools import Answer, Classes, Numbers, joined
 from service.nets.network import Scale
 from service.tricks.modes import Axes
 from service.tricks.multitask import Target
 
 Found = dict[str, float | None]
 Rows = NDArray[np.int64]
+BLOCK_BYTES = 64 * 2**20
+"""Of encoded rows that are read at once."""
 Answers = dict[str, Answer]
+
+
+def quiet() -> None:
+    """Say nothing of progress."""
 
 
 class Inquiry:
     """A model asked about the parts of its material, each question once: Monte Carlo passes are dear."""
 
-    def __init__(self, model: Model, material: Material) -> None:
+    def __init__(self, model: Model, material: Material, beat: Callable[[], None] = quiet) -> None:
+        self._beat = beat
         self.model = model
         self.material = material
         self.parts = {name: rows for name, rows in material.parts._asdict().items() if len(rows)}
@@ -40,6 +48,7 @@ class Inquiry:
         """Each target's answer on the rows of a part; the mode's name and the rule that combines cost no question."""
         question = part, axes._replace(mode="", members_name="", combine="arithmetic")
         if question not in self._answers:
+            self._beat()
             self._answers[question] = asked(self.model, self.material, self.parts[part], question[1])
         found = self._answers[question]
         if axes.combine == "arithmetic":
@@ -58,7 +67,10 @@ def measure(model: Model, material: Material, rows: Rows, axes: Axes) -> Found:
 
 def asked(model: Model, material: Material, rows: Rows, axes: Axes) -> Answers:
     """Each target's answer on some rows; several members' own answers are kept."""
-    return ask(model, material.rows(rows)[0].float(), axes, keep=len(axes.members) > 1 and axes.dropout == "weight_scaled")
+    keep = len(axes.members) > 1 and axes.dropout == "weight_scaled"
+    step = max(1, BLOCK_BYTES // (4 * math.prod(material.inputs.shape[1:])))
+    parts = [ask(model, material.rows(rows[at : at + step])[0].float(), axes, keep=keep) for at in range(0, len(rows), step)]
+    return {name: joined([part[name] for part in parts]) for name in parts[0]}
 
 
 def measure_answers(answers: Answers, model: Model, material: Material, rows: Rows) -> Found:

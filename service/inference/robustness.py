@@ -1,6 +1,6 @@
 """Robustness of a model over the rows of a part: curves with intervals, the worst case per row, and checks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from service.inference.asking import ask
 from service.inference.attacking import bounds_used, box_of, run
 from service.inference.deployed import Deployed, DeployedNumbers
+from service.inference.measuring import quiet
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
 from service.seeds import derive
@@ -39,8 +40,9 @@ def accuracy(right: Bools) -> dict[str, float]:
 class Subject:
     """A model under attack: labelled rows of one part from number `first` on, on one point of its axes."""
 
-    def __init__(self, model: Model, axes: Axes, x: Tensor, labels: Tensor, *, first: int = 0) -> None:
+    def __init__(self, model: Model, axes: Axes, x: Tensor, labels: Tensor, *, first: int = 0, beat: Callable[[], None] = quiet) -> None:
         self.first = first
+        self.beat = beat
         self.model = model
         self.axes = axes
         self.x = x
@@ -67,6 +69,7 @@ class Subject:
             loss_of = self.loss(chosen, attack.criterion)
             # A stream per batch: with one seed for all, every batch would see the same noise.
             drawn = attack.model_copy(update={"seed": derive(attack.seed, self.first + int(chosen[0]), "attack")})
+            self.beat()
             result = run(drawn, self.x[chosen], loss_of, box)
             moved[chosen] = result.inputs
             standing[chosen] = ~loss_of.broken(result.inputs)

@@ -31,9 +31,9 @@ def read_rows(inputs: Any, encoding: Encoding, *, most: int, where: str = "/inpu
     if encoding.array:
         rows = [_unwrapped(row, encoding, f"{where}/{i}") for i, row in enumerate(inputs)]
         kinds = NUMBERS if encoding.array.fill is None else NUMBERS_OR_NULL
-        return _finite(encoding.array.filled(_numbers(rows, encoding.shape, where, kinds)), where)
+        return _finite(encoding.array.filled(numbers(rows, encoding.shape, where, kinds)), where)
     if not encoding.categorical and all(type(row) is list for row in inputs) and not _gaps(inputs):
-        plain = _finite(_numbers(inputs, (len(encoding.inputs),), where, NUMBERS), where)
+        plain = _finite(numbers(inputs, (len(encoding.inputs),), where, NUMBERS), where)
         return encoding.table({column.name: plain[:, i].astype(np.float64) for i, column in enumerate(encoding.inputs)}, {})
     return _table(inputs, encoding, where)
 
@@ -53,7 +53,7 @@ def _gaps(rows: list[list[Any]]) -> bool:
     return any(None in row for row in rows)
 
 
-def _numbers(rows: list[Any], shape: tuple[int, ...], where: str, kinds: set[type]) -> Floats:
+def numbers(rows: list[Any], shape: tuple[int, ...], where: str, kinds: set[type]) -> Floats:
     """Rows of values of these kinds, each of `shape` nested or flat; null becomes NaN."""
     encoded = np.empty((len(rows), *shape), dtype=np.float32)
     flaws: list[Flaw] = []
@@ -104,21 +104,21 @@ def _finite(encoded: Floats, where: str) -> Floats:
 def _table(inputs: list[Any], encoding: Encoding, where: str) -> Floats:
     """Rows of a table with categories or gaps, value by value."""
     flaws: list[Flaw] = []
-    numbers = {column.name: np.full(len(inputs), np.nan) for column in encoding.numeric}
+    values = {column.name: np.full(len(inputs), np.nan) for column in encoding.numeric}
     places = {column.name: np.full(len(inputs), -1) for column in encoding.categorical}
     for i, row in enumerate(inputs):
         try:
             named = _named(row, encoding, f"{where}/{i}")
             for column, (place, value) in zip(encoding.inputs, named, strict=True):
                 read = _value(value, column, encoding, place)
-                (places if isinstance(column, CategoricalInput) else numbers)[column.name][i] = read
+                (places if isinstance(column, CategoricalInput) else values)[column.name][i] = read
         except Invalid as error:
             flaws.extend(error.flaws)
             if len(flaws) >= MOST_FLAWS:
                 break
     if flaws:
         raise Invalid(flaws[:MOST_FLAWS])
-    return _finite(encoding.table(numbers, places), where)
+    return _finite(encoding.table(values, places), where)
 
 
 def _named(row: Any, encoding: Encoding, where: str) -> list[tuple[str, Any]]:

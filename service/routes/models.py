@@ -65,8 +65,8 @@ def report(ref: str, services: ServicesHere, project: Project) -> Response:
     model = find(services, project, ref)
     measured = orjson.loads(services.shelf.read(model.files["report.json"]))
     with services.database.read() as c:
-        page = jobs.page(c, project, limit=200, cursor=None, filters=Filters(state="succeeded", kind="robustness"))
-    found = next((job.result for job in page.items if job.extra.get("model") == model.id), None)
+        page = jobs.page(c, project, limit=1, cursor=None, filters=Filters(state="succeeded", kind="robustness", model=model.id))
+    found = page.items[0].result if page.items else None
     return Response(orjson.dumps({**measured, "robustness": found}), media_type="application/json")
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from service.errors import Invalid, TooLarge, invalid
 from service.flaws import flaws_of
 from service.inference import attacking
-from service.inference.asking import droppable
+from service.inference.asking import networks_asked
 from service.inference.attacking import AttackRequest, echo
 from service.inference.model import Model
 from service.inference.predicting import PredictRequest, predict
@@ -20,7 +20,7 @@ from service.routes.dependencies import Project, ServicesHere, accepts_json
 from service.routes.models import PATH, find
 from service.routes.openapi import PROBLEMS, body_of
 from service.routes.reading import json_body
-from service.tricks.modes import EXACT_UNITS, Axes
+from service.tricks.modes import Axes
 from service.values import Value
 
 MOST_ANSWERS = 20_000_000
@@ -80,8 +80,7 @@ def attacked(ref: str, raw: Posted, services: ServicesHere, project: Project) ->
 
 def _affordable(model: Model, axes: Axes, asked: PredictRequest, rows: int) -> None:
     """Raises TooLarge where one answer would be too much work or too many numbers."""
-    samples = {"monte_carlo": axes.samples, "exact": 2 ** min(droppable(model), EXACT_UNITS)}.get(axes.dropout, 1)
-    networks = len(axes.members) * samples
+    networks = networks_asked(model, axes)
     width = sum(model.networks[0].spec.widths)
     if rows * networks > MOST_ANSWERS or ("members" in (asked.parts or ()) and rows * networks * width > MOST_NUMBERS):
         raise TooLarge(

@@ -87,6 +87,8 @@ class Filters:
     kind: str | None = None
     name: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    model: str | None = None
+    """The model that a robustness job is about."""
 
 
 def insert(c: Connection, project: str, draft: JobDraft, parts: Sequence[ShardDraft]) -> str:
@@ -139,6 +141,8 @@ def page(c: Connection, project: str, *, limit: int, cursor: str | None, filters
     wanted = filters or Filters()
     where = [jobs.c[name] == value for name in ("state", "kind", "name") if (value := getattr(wanted, name)) is not None]
     where.append(pages.labelled(jobs, wanted.labels))
+    if wanted.model is not None:
+        where.append(jobs.c.extra["model"].as_string() == wanted.model)
     rows, following = pages.fetch(c, jobs, project, limit=limit, cursor=cursor, where=where)
     return Page(tuple(Job(**row._mapping) for row in rows), following)
 

@@ -1,5 +1,6 @@
 """Normalization of inputs inside the model: everything above a network speaks the user's units."""
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from service.values import Value
 
 Scope = Literal["feature", "channel", "all"]
-_BLOCK = 4096
+_BLOCK_BYTES = 64 * 2**20
 
 
 class Moments:
@@ -49,8 +50,9 @@ class Moments:
 def moments(x: NDArray[np.generic], rows: NDArray[np.int64], axes: tuple[int, ...]) -> Moments:
     """The moments of some rows of an array that may be larger than memory."""
     found = Moments(axes)
-    for start in range(0, len(rows), _BLOCK):
-        found.add(x[rows[start : start + _BLOCK]])
+    step = max(1, _BLOCK_BYTES // (8 * math.prod(x.shape[1:])))
+    for start in range(0, len(rows), step):
+        found.add(x[rows[start : start + step]])
     return found
 
 

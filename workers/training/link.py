@@ -30,8 +30,8 @@ class Link:
 
     def send(self, message: Any) -> None:
         """Send one message; what is still held back goes first."""
-        self._flush()
         with self._lock:
+            self._flush()
             self._connection.send(message)
 
     def log(self, message: str, level: str = "info") -> None:
@@ -40,24 +40,25 @@ class Link:
 
     def metrics(self, rows: list[tuple[int, int, str, float]]) -> None:
         """Hold measurements back until the next message."""
-        self._rows.extend(rows)
+        with self._lock:
+            self._rows.extend(rows)
 
     def progress(self, progress: Progress) -> None:
         """Report progress, at most twice a second."""
-        self._held = progress
-        if time.monotonic() - self._reported >= PROGRESS_S:
-            self._reported = time.monotonic()
-            self._flush()
+        with self._lock:
+            self._held = progress
+            if time.monotonic() - self._reported >= PROGRESS_S:
+                self._reported = time.monotonic()
+                self._flush()
 
     def _flush(self) -> None:
+        """Send what is held back; the lock is held."""
         if self._rows:
             rows, self._rows = tuple(self._rows), []
-            with self._lock:
-                self._connection.send(Metrics(rows))
+            self._connection.send(Metrics(rows))
         if self._held is not None:
             held, self._held = self._held, None
-            with self._lock:
-                self._connection.send(held)
+            self._connection.send(held)
 
     def _listen(self) -> None:
         try:

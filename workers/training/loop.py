@@ -230,9 +230,9 @@ def _slow(network: Network, task: Task, raws: list[dict[str, Tensor]]) -> dict[s
     target = next(target for target in targets if target.name == name or len(targets) == 1)
     scale = network.units[targets.index(target)]
     truths = [truth[target.name] for _, truth in task.validation]
-    weights = [truth.weights if truth.weights is not None else torch.ones(len(truth.labels)) for truth in truths]
-    truth = Known(torch.cat([each.labels for each in truths]), torch.cat(weights), truths[0].rows)
-    found = measured(target, torch.cat([raw[target.name] for raw in raws]), truth, scale.mean, scale.std)
+    weights = [truth.weights.cpu() if truth.weights is not None else torch.ones(len(truth.labels)) for truth in truths]
+    truth = Known(torch.cat([each.labels.cpu() for each in truths]), torch.cat(weights), truths[0].rows)
+    found = measured(target, torch.cat([raw[target.name] for raw in raws]), truth, scale.mean.cpu(), scale.std.cpu())
     return {task.slow: found.get(metric, math.nan)}
 
 

@@ -17,6 +17,8 @@ from workers.training.loop import Epoch, Task, train
 from workers.training.run import Run, start
 
 LONG_EPOCH_S = 30.0
+ORDERED = ("user_stop", "time_limit")
+"""Reasons that end the whole shard."""
 Summary = dict[str, Any]
 
 
@@ -46,6 +48,7 @@ class Shard:
             run = start(self.material, member, self.device)
             if checkpoint and checkpoint["member"] == member:
                 run.restore(*read(self.folder, checkpoint))
+                self._resumed_at += min(1.0, run.epoch / self.material.spec.epochs) / len(self.assignment.members)
                 self.link.log(f"member {member} resumed at epoch {run.epoch}, step {run.step}")
             if not self._train(run):
                 return Drained()
@@ -55,9 +58,9 @@ class Shard:
             self.link.log(f"member {run.member} ended after {run.epoch} epochs and {run.step} steps: {run.reason}{best}")
             if summary is not None:
                 self.done.append(summary)
-            if run.reason in ("user_stop", "time_limit"):
-                break
-        return Done({"members": self.done})
+            if run.reason in ORDERED:
+                return Done({"members": self.done, "ordered": run.reason})
+        return Done({"members": self.done, "ordered": None})
 
     def _train(self, run: Run) -> bool:
         """Train one member to its end; False when the worker drains."""
@@ -72,7 +75,7 @@ class Shard:
                 self.link.metrics([(run.member, record.epoch, name, value) for name, value in record.values.items()])
             self._report(run, 0.0 if isinstance(record, Epoch) else record.share)
             order = self.link.order
-            if order is not None and order.startswith("stop"):
+            if order is not None and order.startswith("stop") and run.reason is None:
                 run.reason = order.partition(":")[2] or "user_stop"
             elif order == "drain" and run.reason is None:
                 self._checkpoint(run)

@@ -24,20 +24,21 @@ Summary = dict[str, Any]
 def publish(assignment: Assignment, link: Link) -> Done:
     """The result of a whole job, with the model if it made one."""
     if assignment.spec["kind"] == "robustness":
-        return publish_robustness(assignment)
+        return publish_robustness(assignment, link)
     return _publish_model(assignment, link)
 
 
 def _publish_model(assignment: Assignment, link: Link) -> Done:
     spec = TrainSpec.model_validate(assignment.spec)
     summaries = sorted((s for result in assignment.results for s in result["members"]), key=lambda s: int(s["member"]))
+    ordered = {result["ordered"] for result in assignment.results} - {None}
     if not summaries:
-        return Done({"model": None, "result": {}, "best": None, "stop_reason": "user_stop"})
+        return Done({"model": None, "result": {}, "best": None, "stop_reason": next(iter(ordered), "user_stop")})
     material = prepare(spec, Columns(Path(assignment.dataset_folder)))
     folder = Folder(Path(assignment.files_root))
     model = gather(material, folder, summaries)
     link.send(Progress(1.0, 0, model.size, None, "evaluating", None))
-    measured = report.build(model, material, summaries)
+    measured = report.build(model, material, summaries, beat=lambda: link.progress(Progress(1.0, 0, model.size, None, "evaluating", None)))
     histories = {int(summary["member"]): json.loads(read_bytes(folder, summary["history"])) for summary in summaries}
     link.send(Progress(1.0, 0, model.size, None, "publishing", None))
     about = _about(model)
@@ -46,7 +47,7 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
     files = {name: write_bytes(folder, f"models/{assignment.model_id}/{name}", content) for name, content in contents.items()}
     best = summaries[model.best]
     metric = f"validation.{best['monitor']}" if best["monitor"] else None
-    reasons = {summary["stop_reason"] for summary in summaries}
+    reasons = ordered or {summary["stop_reason"] for summary in summaries}
     return Done(
         {
             "model": _row(model, measured, files),

@@ -1,5 +1,6 @@
 """Shards of a robustness job: rows attacked here, results joined in the last shard."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,37 @@ def attack_rows(assignment: Assignment, link: Link) -> Done:
     """Every attack at every epsilon on this shard's rows."""
     spec = RobustnessSpec.model_validate(assignment.spec)
     first, last = assignment.members
-    subject = _subject(assignment, spec, slice(first, last))
-    curves = []
-    for done, attack in enumerate(spec.attacks):
-        link.progress(Progress(done / len(spec.attacks), 0, 0, None, "evaluating", None))
+    curves: list[list[dict[str, Any]]] = []
+
+    def beat() -> None:
+        link.progress(Progress(len(curves) / len(spec.attacks), 0, 0, None, "evaluating", None))
+
+    subject = _subject(assignment, spec, slice(first, last), beat)
+    for attack in spec.attacks:
+        beat()
         curves.append(robustness.curve(subject, attack, spec.epsilons))
     return Done({**robustness.piece(subject, (), ()), "curves": curves})
 
 
-def publish_robustness(assignment: Assignment) -> Done:
+def publish_robustness(assignment: Assignment, link: Link) -> Done:
     """The result of the whole job, with the checks."""
     spec = RobustnessSpec.model_validate(assignment.spec)
     result = robustness.combine(list(assignment.results), spec.attacks, spec.epsilons)
     model, material, axes = _loaded(assignment, spec)
-    rows = _part(material, spec)
+    # A split by groups has only about as many rows as were planned.
+    rows = _part(material, spec)[: result["rows"]]
     target = (model.spec.targets or ())[0]
     names = model.classes[0]
     labels = material.labels[target.name][torch.from_numpy(rows)]
     shown = [names[i] for i in labels.tolist()] if names is not None else material.originals[target.name][rows].squeeze(-1).tolist()
-    checks = (
-        diagnostics.check(_subject(assignment, spec, slice(0, diagnostics.ROWS)), spec.attacks, spec.epsilons) if names is not None else []
-    )
+
+    def beat() -> None:
+        link.progress(Progress(1.0, 0, 0, None, "evaluating", None))
+
+    checks: list[diagnostics.Check] = []
+    if names is not None:
+        trial = _subject(assignment, spec, slice(0, diagnostics.ROWS), beat)
+        checks = diagnostics.check(trial, spec.attacks, spec.epsilons)
     per_row = {"row": rows.tolist(), "label": shown, "broken_at": result.pop("broken_at")}
     verdict = diagnostics.verdict(checks, all_ran=False)
     head = {"model": spec.model, "split": spec.split, "mode": axes.mode, "bounds": robustness.bounds(spec.attacks, model)}
@@ -62,11 +73,11 @@ def _part(material: Material, spec: RobustnessSpec) -> Any:
     return rows[known.numpy()][: spec.rows]
 
 
-def _subject(assignment: Assignment, spec: RobustnessSpec, which: slice) -> Subject:
+def _subject(assignment: Assignment, spec: RobustnessSpec, which: slice, beat: Callable[[], None]) -> Subject:
     model, material, axes = _loaded(assignment, spec)
     rows = _part(material, spec)[which]
     x = material.rows(rows)[0].float()
     target = (model.spec.targets or ())[0]
     if target.task == "classification":
-        return Subject(model, axes, x, material.labels[target.name][torch.from_numpy(rows)], first=which.start)
-    return Subject(model, axes, x, torch.from_numpy(material.originals[target.name][rows]).float(), first=which.start)
+        return Subject(model, axes, x, material.labels[target.name][torch.from_numpy(rows)], first=which.start, beat=beat)
+    return Subject(model, axes, x, torch.from_numpy(material.originals[target.name][rows]).float(), first=which.start, beat=beat)

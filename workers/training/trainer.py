@@ -38,7 +38,8 @@ def main(assignment: Assignment, connection: Connection) -> None:
     except Exception as error:
         # The job's log is for its owner; where it happened is for whoever runs the worker.
         traceback.print_exception(error)
-        detail = f"{type(error).__name__}: {error}"
+        # An operating system's error names paths of ours.
+        detail = f"{type(error).__name__}: {error.strerror if isinstance(error, OSError) else error}"
         link.log(detail, "error")
         link.send(Failed(_problem("training-failed", "Training failed", detail, 500), retryable=False))
 
