@@ -12,6 +12,7 @@ import psutil
 from benchmarks.service import run, service
 
 MIB = 2**20
+SETTLE_S = 5  # the last job's trainer is gone by then
 IDLE_S = 30
 BOUNDARY = b"temper-footprint"
 
@@ -48,6 +49,7 @@ def main() -> int:
         api = next(process for line, process in named.items() if "service.app" in line)
         worker = next(process for line, process in named.items() if "workers.app" in line)
         held = [line("API", pss(api), 300), line("supervisor", pss(worker), 110)]
+        time.sleep(SETTLE_S)
         before = [process.cpu_times() for process in stack]
         time.sleep(IDLE_S)
         spent = sum(a.user + a.system - b.user - b.system for a, b in zip((p.cpu_times() for p in stack), before, strict=True))

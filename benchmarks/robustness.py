@@ -1,6 +1,7 @@
 """Robust accuracy of one MNIST model by Temper, foolbox and ART: python -m benchmarks.robustness --oracles .oracles/bin/python
 
-Ours has to lie within half a point of the oracle's, and never above it.
+Ours has to lie within half a point of the oracle's, and never above it. PGD starts at the clean point on all sides: with
+random starts each of the three moves by some tenths of a point from seed to seed.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> int:
         run(http, {"name": "target", "dataset": "mnist", "architecture": net, "split": {"test_rows": test}, "epochs": 5})
         for case in CASES:
             attack = {"type": case["type"], "norm": case["norm"], "bounds": [0, HIGH]}
-            attack |= {"steps": case["steps"]} if case["type"] == "pgd" else {}
+            attack |= {"steps": case["steps"], "random_start": False} if case["type"] == "pgd" else {}
             spec = {"kind": "robustness", "model": "target", "attacks": [attack], "epsilons": [case["epsilon"]], "rows": ROWS}
             job, seconds = run(http, spec)
             case |= {"temper": job["result"]["attacks"][0]["curve"][0]["accuracy"], "seconds": seconds}
@@ -48,8 +49,8 @@ def main() -> int:
     held = []
     for case in found:
         gaps = {oracle: 100 * (case["temper"] - case[oracle]) for oracle in ("foolbox", "art")}
-        # One row in a thousand is a tenth of a point: random starts differ by less than that bound.
-        holds = all(-0.5 - 1e-9 <= gap <= 1e-9 or (gap < 0 and case["type"] == "pgd") for gap in gaps.values())
+        # Accuracies are multiples of a tenth of a point, but for rounding in float32.
+        holds = all(-0.5 - 1e-3 <= gap <= 1e-3 for gap in gaps.values())
         held.append(holds)
         shown = "  ".join(f"{oracle} {100 * case[oracle]:5.1f} ({gap:+.1f})" for oracle, gap in gaps.items())
         name = f"{case['type']} {case['norm']} {case['epsilon']:g}"

@@ -36,7 +36,7 @@ def foolbox_accuracy(model: nn.Module, x: Tensor, y: Tensor, case: dict[str, flo
         attack = foolbox.attacks.LinfFastGradientAttack() if norm == "linf" else foolbox.attacks.L2FastGradientAttack()
     else:
         kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
-        attack = kind(steps=int(case["steps"]), abs_stepsize=2.5 * epsilon / int(case["steps"]), random_start=True)
+        attack = kind(steps=int(case["steps"]), abs_stepsize=2.5 * epsilon / int(case["steps"]), random_start=False)
     return float(1 - attack(wrapped, x, y, epsilons=epsilon)[2].float().mean())
 
 
@@ -51,7 +51,7 @@ def art_accuracy(model: nn.Module, x: Tensor, y: Tensor, case: dict[str, float |
     else:
         size, steps = 2.5 * epsilon / int(case["steps"]), int(case["steps"])
         attack = ProjectedGradientDescent(
-            wrapped, norm=norm, eps=epsilon, eps_step=size, max_iter=steps, num_random_init=1, batch_size=1000, verbose=False
+            wrapped, norm=norm, eps=epsilon, eps_step=size, max_iter=steps, num_random_init=0, batch_size=1000, verbose=False
         )
     moved = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
     with torch.no_grad():

@@ -9,7 +9,7 @@ from temper.embedded.address import check_host
 from temper.embedded.folder import DataFolder
 from temper.embedded.stack import Options, Stack
 
-TICK_S = 0.1
+TICK_S = 0.25
 
 
 def up(options: Options) -> None:
