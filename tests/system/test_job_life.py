@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from temper.embedded.launch import Launch
 from tests.system.desk import Desk
 
 LONG: dict[str, Any] = {
@@ -109,3 +110,14 @@ def test_a_cancelled_job_goes_on_where_it_was_when_it_is_tried_again(desk: Desk)
     assert job["state"] == "succeeded"
     assert "resumed at epoch" in desk.http.get(f"/api/v1/jobs/{job['id']}/logs").text
     assert desk.model(job)["sha256"] == undisturbed["sha256"]
+
+
+def test_only_the_newest_checkpoints_are_kept(desk: Desk, service: Launch) -> None:
+    job = desk.wait(desk.post({**LONG, "name": "pruned", "checkpoint_interval_s": 0}), until=lambda job: job["progress"]["epoch"] >= 25)
+    kept = [*(service.data / "files" / "jobs" / job["id"]).rglob("*.state")]
+    numbers = [int(path.stem) for path in kept]
+    desk.http.post(f"/api/v1/jobs/{job['id']}/cancel")
+    desk.wait(job)
+    assert max(numbers) > 10
+    # Of each of two shards the committed one, and those that are written or not yet committed.
+    assert len(kept) <= 16
