@@ -1,7 +1,7 @@
 """Robust accuracy of one MNIST model by Temper, foolbox and ART: python -m benchmarks.robustness --oracles .oracles/bin/python
 
-Ours has to lie within half a point of the oracle's, and never above it. PGD starts at the clean point on all sides: with
-random starts each of the three moves by some tenths of a point from seed to seed.
+Ours has to lie within half a point of the oracle's, and never above it. PGD starts at the clean point on all sides: from
+random starts ours moves by up to seven tenths of a point from seed to seed (docs/results.md).
 """
 
 import argparse
