@@ -16,7 +16,7 @@ from service.tricks.attacks import Attack, Box
 from service.tricks.augmentation import Augmentation
 from service.tricks.multitask import Classification
 from service.tricks.normalization import Normalize
-from service.tricks.optimization import Optimizer, Schedule
+from service.tricks.optimization import MOMENTS, Metric, Optimizer, Schedule
 from service.tricks.penalties import Regularizer
 from service.values import Value
 
@@ -148,7 +148,10 @@ def test_every_optimizer_lowers_a_loss_and_goes_into_a_checkpoint(kind: Any) -> 
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
-    assert all((size > 0).all() for size in kind().step_sizes(optimizer, [w]))
+    moments = [state[MOMENTS] for state in [optimizer.state[w]] if MOMENTS in state]
+    found = kind().metric(optimizer, moments, [torch.empty_like(w)])
+    assert found.length > 0
+    assert all((scale > 0).all() for scale in found.scales)
     again = kind(learning_rate=0.05).build([torch.nn.Parameter(w.detach().clone())], [])
     again.load_state_dict(optimizer.state_dict())
     assert str(again.state_dict()) == str(optimizer.state_dict())
@@ -170,7 +173,7 @@ def test_every_penalty_shrinks_and_leaves_zero_alone(kind: Any) -> None:
     with torch.no_grad():
         penalty.add_gradient([w])
         w -= 0.1 * w.grad
-        penalty.shrink([w], learning_rate=0.1, step_sizes=[torch.tensor(0.1)])
+        penalty.shrink([w], learning_rate=0.1, metric=Metric(0.1, [torch.tensor(1.0)]))
     assert 0 < w[0].norm() < 13**0.5
     assert torch.equal(w[1], torch.zeros(2))
     assert float(penalty.value([w.detach()])) >= 0

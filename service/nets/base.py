@@ -49,12 +49,16 @@ def initialize(layer: nn.Linear, how: str, generator: torch.Generator) -> None:
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
+class Linear(nn.Linear):
+    """nn.Linear whose weights are unset memory until `initialize` or a load sets them."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: torch would draw weights here, from its global generator."""
+
+
 def linear(inputs: int, outputs: int, *, bias: bool, how: str, generator: torch.Generator | None) -> nn.Linear:
     """A linear layer from its own generator; without one it stays unset, for weights to be loaded into."""
-    layer = nn.Linear(inputs, outputs, bias=bias, device="meta")
-    home = torch.get_default_device()
-    if home.type != "meta":
-        layer = layer.to_empty(device=home)
+    layer = Linear(inputs, outputs, bias=bias)
     if generator is not None:
         initialize(layer, how, generator)
     return layer

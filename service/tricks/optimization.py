@@ -2,18 +2,28 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from service.tricks import stepping
 from service.values import ITEMS, Value
 
 Rate = Annotated[float, Field(gt=0, le=1000)]
 MOMENTS = "exp_avg_sq"
 """What torch calls the second moments of Adam in an optimizer's state."""
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Metric(NamedTuple):
+    """The geometry of a proximal step: coordinate i moves by `length / scales[i]`."""
+
+    length: float
+    """What all coordinates have in common."""
+    scales: list[Tensor]
+    """One tensor per weight, of its shape or of rank 0; whoever asked for them may overwrite them."""
 
 
 class SGD(Value):
@@ -31,15 +41,14 @@ class SGD(Value):
     def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains)."""
         nesterov = self.nesterov and self.momentum > 0
-        return torch.optim.SGD([*weights, *others], lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True)
+        return stepping.SGD([*weights, *others], lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True)
 
-    def step_sizes(self, optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The length of a proximal step at each weight: lr / (1 - momentum), the gradient's own effective length.
+    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], out: Sequence[Tensor]) -> Metric:
+        """Steps of lr / (1 - momentum), the gradient's own effective length.
 
         With the plain lr a penalty would weigh only 1 - momentum of what it says (decision 0009).
         """
-        length = float(optimizer.param_groups[0]["lr"]) / (1 - self.momentum)
-        return [torch.tensor(length, device=weight.device) for weight in weights]
+        return Metric(float(optimizer.param_groups[0]["lr"]) / (1 - self.momentum), [torch.ones((), device=room.device) for room in out])
 
 
 class _Adaptive(Value):
@@ -50,23 +59,17 @@ class _Adaptive(Value):
     betas: Annotated[tuple[Momentum, Momentum], ITEMS] = (0.9, 0.999)
     """Decay of the two moment estimates."""
 
-    def step_sizes(self, optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The length of a proximal step at each weight, coordinate by coordinate."""
-        return self.metric(optimizer, [optimizer.state[weight][MOMENTS] for weight in weights])
+    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], out: Sequence[Tensor]) -> Metric:
+        """Steps of lr / (sqrt(v_hat) + eps) for second moments v, written to `out`: a proximal step in Adam's own metric.
 
-    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor]) -> list[Tensor]:
-        """lr / (sqrt(v_hat) + eps) for second moments v: a proximal step in Adam's own metric.
-
-        With v_hat = v / b it is the reciprocal of sqrt(v) / (lr sqrt(b)) + eps / lr, which takes one pass less.
+        With v_hat = v / b the step is lr sqrt(b) / (sqrt(v) + eps sqrt(b)), whose one factor is the same everywhere.
         """
         group = optimizer.param_groups[0]
-        steps = float(optimizer.state[group["params"][0]]["step"])
-        length, correction = group["lr"], math.sqrt(1.0 - group["betas"][1] ** steps)
-        offset = torch.tensor(group["eps"] / max(length, 1e-30))
-        scale = 1.0 / (max(length, 1e-30) * correction)
-        sizes = [torch.add(offset, root, alpha=scale, out=root) for root in torch._foreach_sqrt(list(moments))]
-        torch._foreach_reciprocal_(sizes)
-        return sizes
+        correction = math.sqrt(1.0 - group["betas"][1] ** float(optimizer.state[group["params"][0]]["step"]))
+        for moment, room in zip(moments, out, strict=True):
+            # 1 / (1 / sqrt(v)), since torch's sqrt on a CPU takes longer than both of these; v = 0 goes through infinity to 0.
+            torch.rsqrt(moment, out=room).reciprocal_().add_(group["eps"] * correction)
+        return Metric(float(group["lr"]) * correction, list(out))
 
 
 class Adam(_Adaptive):
@@ -77,7 +80,7 @@ class Adam(_Adaptive):
 
     def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains)."""
-        return torch.optim.Adam([*weights, *others], lr=self.learning_rate, betas=self.betas, fused=True)
+        return stepping.Adam([*weights, *others], lr=self.learning_rate, betas=self.betas, fused=True)
 
 
 class AdamW(_Adaptive):
@@ -91,7 +94,7 @@ class AdamW(_Adaptive):
     def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains), which do not decay."""
         groups = [{"params": list(weights), "weight_decay": self.weight_decay}, {"params": list(others), "weight_decay": 0.0}]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate, betas=self.betas, fused=True)
+        return stepping.AdamW([group for group in groups if group["params"]], lr=self.learning_rate, betas=self.betas, fused=True)
 
 
 class Constant(Value):

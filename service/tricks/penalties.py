@@ -10,7 +10,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch._C._nn import softshrink  # torch.nn.functional.softshrink, which has no `out`
 
+from service.tricks.optimization import Metric
 from service.values import ITEMS, Value
 
 Alpha = Annotated[float, Field(ge=0, le=1e6, examples=[1e-4])]
@@ -26,11 +28,16 @@ class _Penalty(Value):
     """Weights alone, or all parameters, biases and gains among them."""
 
     proximal: ClassVar[bool] = False
-    """Whether `shrink` needs the step size of every coordinate; such a penalty takes weights of any shape."""
+    """Whether `shrink` needs the metric of the optimizer's step; such a penalty takes weights of any shape."""
     projects: ClassVar[bool] = False
     """Whether it is a constraint, applied after all shrinking."""
     spares_heads: ClassVar[bool] = False
     """Whether its default layers leave the heads out."""
+
+    @property
+    def steers(self) -> bool:
+        """Whether it acts through the gradient, and not on the weights themselves."""
+        return False
 
     def value(self, weights: Tensors) -> Tensor:
         """The penalty's part of the objective."""
@@ -39,7 +46,7 @@ class _Penalty(Value):
     def add_gradient(self, weights: Tensors) -> None:
         """Add the penalty's gradient to `.grad`, before clipping and the optimizer's step."""
 
-    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
+    def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
         """Shrink or project the weights in place, after the optimizer's step."""
 
 
@@ -53,6 +60,10 @@ class L2(_Penalty):
     decoupled: bool = False
     """Whether weights shrink by themselves instead of through the gradient."""
 
+    @property
+    def steers(self) -> bool:
+        return not self.decoupled
+
     def value(self, weights: Tensors) -> Tensor:
         """alpha * sum w^2; decoupled decay is not the gradient of anything and counts 0."""
         return weights[0].new_zeros(()) if self.decoupled else self.alpha * _squares(weights)
@@ -61,7 +72,7 @@ class L2(_Penalty):
         if not self.decoupled and self.alpha:
             torch._foreach_add_(_gradients(weights), list(weights), alpha=2 * self.alpha)
 
-    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
+    def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
         if self.decoupled and self.alpha:
             torch._foreach_mul_(list(weights), 1 - learning_rate * self.alpha)
 
@@ -79,8 +90,8 @@ class L1(_Penalty):
     def value(self, weights: Tensors) -> Tensor:
         return self.alpha * _magnitudes(weights)
 
-    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
-        _soft_threshold(weights, step_sizes, self.alpha)
+    def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
+        _proximal_step(weights, metric, self.alpha)
 
 
 class ElasticNet(_Penalty):
@@ -98,11 +109,8 @@ class ElasticNet(_Penalty):
     def value(self, weights: Tensors) -> Tensor:
         return self.l1 * _magnitudes(weights) + self.l2 * _squares(weights)
 
-    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
-        _soft_threshold(weights, step_sizes, self.l1)
-        divisors = torch._foreach_mul(list(step_sizes), 2 * self.l2)
-        torch._foreach_add_(divisors, 1.0)
-        torch._foreach_div_(list(weights), divisors)
+    def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
+        _proximal_step(weights, metric, self.l1, self.l2)
 
 
 class MaxNorm(_Penalty):
@@ -120,7 +128,7 @@ class MaxNorm(_Penalty):
         """A constraint adds nothing to the objective."""
         return weights[0].new_zeros(())
 
-    def shrink(self, weights: Tensors, *, learning_rate: float, step_sizes: Tensors) -> None:
+    def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
         for weight in weights:
             if weight.ndim >= 2:
                 # One kernel; it leaves short rows alone and makes long ones no longer than the limit.
@@ -132,21 +140,31 @@ def _gradients(weights: Tensors) -> list[Tensor]:
 
 
 def _squares(weights: Tensors) -> Tensor:
-    return torch.stack(torch._foreach_norm(list(weights))).square().sum()
+    return _norms(weights, 2).square().sum()
 
 
 def _magnitudes(weights: Tensors) -> Tensor:
-    return torch.stack(torch._foreach_norm(list(weights), 1)).sum()
+    return _norms(weights, 1).sum()
 
 
-def _soft_threshold(weights: Tensors, step_sizes: Tensors, alpha: float) -> None:
-    """w <- w - clip(w, -t, t), which is exactly 0 where |w| <= t = step size times alpha."""
-    for weight, size in zip(weights, step_sizes, strict=True):
-        upper = size * alpha
-        lower = upper.neg()
-        # A step size may be one number for the whole weight.
-        out = lower if lower.shape == weight.shape else None
-        weight.sub_(torch.clamp(weight, lower, upper, out=out))
+def _norms(weights: Tensors, order: int) -> Tensor:
+    """The norm of each tensor."""
+    return torch.linalg.vector_norm(weights[0], order) if len(weights) == 1 else torch.stack(torch._foreach_norm(list(weights), order))
+
+
+def _proximal_step(weights: Tensors, metric: Metric | None, l1: float, l2: float = 0.0) -> None:
+    """w <- argmin_u sum h (u - w)^2 / 2 + l1 |u| + l2 u^2 = soft(h w, l1) / (h + 2 l2), with h = scale / length.
+
+    In this form the threshold is one number, and nothing is needed beside the scales, which are overwritten.
+    """
+    if metric is None:
+        raise ValueError("a proximal step needs the metric of the optimizer's step")
+    if not metric.length or not (l1 or l2):
+        return
+    for weight, scale in zip(weights, metric.scales, strict=True):
+        weight.mul_(scale)
+        softshrink(weight, metric.length * l1, out=weight)  # type: ignore[call-arg]
+        weight.div_(scale.add_(2 * metric.length * l2) if l2 else scale)
 
 
 Regularizer = Annotated[L1 | L2 | ElasticNet | MaxNorm, Field(discriminator="type")]

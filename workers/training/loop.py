@@ -116,18 +116,18 @@ def step(run: Run, task: Task, x: Tensor, labels: Labels) -> Tensor:
             x = transform(x, run.streams["augmentation"])
     loss = objective(network, task, x, labels)
     loss.backward()
-    if task.penalties:
-        task.penalties.add_gradients()
-    if spec.gradient_clip is not None:
-        spec.gradient_clip(task.parameters)
     if task.scheduled:
         factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)
         for group in run.optimizer.param_groups:
             group["lr"] = spec.optimizer.learning_rate * factor
-    run.optimizer.step()
-    if task.penalties:
+    with torch.no_grad():
+        task.penalties.add_gradients()
+        if spec.gradient_clip is not None:
+            spec.gradient_clip(task.parameters)
+        run.optimizer.step()
         task.penalties.shrink(run.optimizer)
-    run.optimizer.zero_grad(set_to_none=True)
+    for parameter in task.parameters:
+        parameter.grad = None
     return loss.detach()
 
 

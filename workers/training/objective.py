@@ -9,7 +9,7 @@ from service.checks import matching
 from service.nets.network import Network, weights_of
 from service.spec import TrainSpec
 from service.tricks.multitask import Target, mean_loss
-from service.tricks.optimization import MOMENTS, SGD, Optimizer
+from service.tricks.optimization import MOMENTS, Optimizer
 from service.tricks.penalties import Regularizer
 from workers.training.flat import Flat
 
@@ -46,56 +46,56 @@ class Penalties:
         ]
         # A constraint comes last: its order must not depend on that of the list.
         self._bound = sorted(bound, key=lambda each: each.penalty.projects)
+        self._steering = [each for each in self._bound if each.penalty.steers]
+        self._shrinking = [each for each in self._bound if not each.penalty.steers]
         self._proximal = [each for each in self._bound if each.penalty.proximal]
         self._optimizer: Optimizer = spec.optimizer
         self._weights = list(dict.fromkeys(weight for each in self._proximal for weight in each.weights))
         self._flat = Flat(self._weights)
         for each in self._proximal:
             each.places = self._flat.spans(self._flat.values, each.weights)
-        self._moments: Tensor | None = None
+            each.scales = [torch.empty_like(place) for place in each.places]
+        self._state: object = None
 
     def __bool__(self) -> bool:
         return bool(self._bound)
 
-    @torch.no_grad()
     def add_gradients(self) -> None:
-        """Before clipping and the optimizer's step."""
-        for each in self._bound:
+        """Before clipping and the optimizer's step; without autograd, like `shrink`."""
+        for each in self._steering:
             each.penalty.add_gradient(each.weights)
 
-    @torch.no_grad()
     def shrink(self, optimizer: torch.optim.Optimizer) -> None:
         """After the optimizer's step."""
-        learning_rate = float(optimizer.param_groups[0]["lr"])
-        if self._proximal and not isinstance(self._optimizer, SGD):
+        if not self._shrinking:
+            return
+        if self._proximal and optimizer.state is not self._state:
             self._lay_out_moments(optimizer)
-        for each in self._bound:
-            sizes = self._step_sizes(optimizer, each) if each.penalty.proximal else []
-            each.penalty.shrink(each.places or each.weights, learning_rate=learning_rate, step_sizes=sizes)
-
-    def _step_sizes(self, optimizer: torch.optim.Optimizer, bound: "_Bound") -> list[Tensor]:
-        """The step size of every coordinate of a penalty's places."""
-        if isinstance(self._optimizer, SGD):
-            return self._optimizer.step_sizes(optimizer, bound.places)
-        return self._optimizer.metric(optimizer, bound.moments)
+        learning_rate = float(optimizer.param_groups[0]["lr"])
+        for each in self._shrinking:
+            penalty = each.penalty
+            metric = self._optimizer.metric(optimizer, each.moments, each.scales) if penalty.proximal else None
+            penalty.shrink(each.places, learning_rate=learning_rate, metric=metric)
 
     def _lay_out_moments(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put Adam's second moments side by side like the weights, once and after each resumption."""
-        if self._moments is not None and optimizer.state[self._weights[0]][MOMENTS].data_ptr() == self._moments.data_ptr():
-            return
-        self._moments = torch.empty_like(self._flat.values)
+        """Put Adam's second moments side by side like the weights, once and after each resumption, which brings a new state."""
+        self._state = optimizer.state
+        moments = torch.empty_like(self._flat.values)
         for weight in self._weights:
-            state = optimizer.state[weight]
-            state[MOMENTS] = self._flat.place(self._moments, weight, state[MOMENTS])
+            moment = self._state[weight].get(MOMENTS)
+            if moment is None:
+                return
+            # The same tensor at another place: the optimizer holds on to it.
+            moment.data = self._flat.place(moments, weight, moment)
         for each in self._proximal:
-            each.moments = self._flat.spans(self._moments, each.weights)
+            each.moments = self._flat.spans(moments, each.weights)
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:
         """The penalties' parts of the objective, by type."""
         found: dict[str, float] = {}
         for each in self._bound:
-            found[each.penalty.type] = found.get(each.penalty.type, 0.0) + float(each.penalty.value(each.weights))
+            found[each.penalty.type] = found.get(each.penalty.type, 0.0) + float(each.penalty.value(each.places))
         return found
 
 
@@ -105,5 +105,6 @@ class _Bound:
     def __init__(self, penalty: Regularizer, network: Network, layers: Sequence[str]) -> None:
         self.penalty = penalty
         self.weights = weights_of(network, layers, everything=penalty.parameters == "all")
-        self.places: list[Tensor] = []
+        self.places = self.weights
         self.moments: list[Tensor] = []
+        self.scales: list[Tensor] = []

@@ -1,0 +1,94 @@
+"""torch's fused optimizers without what they look up at every step: for small networks that is half of the step.
+
+Parameters, state and hyperparameters stay where torch keeps them, so that state_dict, load_state_dict and groups are
+torch's own. The first step, and one with a missing gradient, are torch's too; a test holds the others to the same bits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_UNUSED: dict[str, Any] = {"grad_scale": None, "found_inf": None}
+_Lists = list[list[Tensor]]
+
+
+class _Quick(torch.optim.Optimizer):
+    """An optimizer that holds what its kernel wants of each group, in lists."""
+
+    _held: list[_Lists] | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step on the present gradients."""
+        gradients = [[parameter.grad for parameter in group["params"]] for group in self.param_groups]
+        if closure is not None or self._held is None or any(each is None for some in gradients for each in some):
+            found = super().step(closure)
+            self._held = self._hold()
+            return found
+        for group, some, held in zip(self.param_groups, gradients, self._held, strict=True):
+            self._apply(group, some, held)
+        return None
+
+    # torch wraps `step` in its profiler's record at construction unless it finds this mark.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's; what was held is of no use after it."""
+        self._held = None
+        super().load_state_dict(state_dict)
+
+    def _hold(self) -> list[_Lists] | None:
+        """Each group's state by name, in lists along its parameters; None while a parameter has none."""
+        held = [[[self.state[each].get(name) for each in group["params"]] for name in self._names(group)] for group in self.param_groups]
+        return None if any(each is None for lists in held for some in lists for each in some) else held
+
+    def _names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """What the kernel wants of a group's state."""
+        raise NotImplementedError
+
+    def _apply(self, group: dict[str, Any], gradients: list[Any], held: _Lists) -> None:
+        """A step of one group."""
+        raise NotImplementedError
+
+
+class SGD(_Quick, torch.optim.SGD):
+    """torch.optim.SGD, fused."""
+
+    def _names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] else ()
+
+    def _apply(self, group: dict[str, Any], gradients: list[Any], held: _Lists) -> None:
+        named = {name: group[name] for name in ("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize")}
+        torch._fused_sgd_(group["params"], gradients, held[0] if held else [], is_first_step=False, **named, **_UNUSED)
+
+
+class Adam(_Quick, torch.optim.Adam):
+    """torch.optim.Adam, fused."""
+
+    _kernel = staticmethod(torch._fused_adam_)
+
+    def _names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", "step")
+
+    def _hold(self) -> list[_Lists] | None:
+        """Counts of steps side by side besides, as views of one tensor that is counted up at once."""
+        held = super()._hold()
+        for group, lists in zip(self.param_groups, held or [], strict=False):
+            counts = torch.stack(lists[2])
+            for parameter, count in zip(group["params"], counts, strict=True):
+                self.state[parameter]["step"] = count
+            lists[2:] = [list(counts), [counts]]
+        return held
+
+    def _apply(self, group: dict[str, Any], gradients: list[Any], held: _Lists) -> None:
+        means, squares, counts, (count,) = held
+        count.add_(1)
+        (beta1, beta2), named = group["betas"], {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+        self._kernel(group["params"], gradients, means, squares, [], counts, beta1=beta1, beta2=beta2, **named, **_UNUSED)
+
+
+class AdamW(Adam, torch.optim.AdamW):
+    """torch.optim.AdamW, fused."""
+
+    _kernel = staticmethod(torch._fused_adamw_)

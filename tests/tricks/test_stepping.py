@@ -1,0 +1,68 @@
+"""The quick optimizers take torch's steps, bit by bit."""
+
+from copy import deepcopy
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from service.tricks.optimization import SGD, Adam, AdamW, Optimizer
+
+# What each is called in torch, with the options that its spec stands for.
+PEERS: dict[str, tuple[Any, Any]] = {
+    "sgd": (SGD(learning_rate=0.05), lambda w, o: torch.optim.SGD([*w, *o], lr=0.05, momentum=0.9, fused=True)),
+    "sgd, nesterov": (SGD(nesterov=True), lambda w, o: torch.optim.SGD([*w, *o], lr=0.1, momentum=0.9, nesterov=True, fused=True)),
+    "sgd, no momentum": (SGD(momentum=0.0), lambda w, o: torch.optim.SGD([*w, *o], lr=0.1, fused=True)),
+    "adam": (Adam(betas=(0.8, 0.9)), lambda w, o: torch.optim.Adam([*w, *o], lr=1e-3, betas=(0.8, 0.9), fused=True)),
+    "adamw": (
+        AdamW(weight_decay=0.2),
+        lambda w, o: torch.optim.AdamW([{"params": w, "weight_decay": 0.2}, {"params": o, "weight_decay": 0.0}], lr=1e-3, fused=True),
+    ),
+}
+
+
+def test_every_optimizer_has_a_peer() -> None:
+    assert {type(spec) for spec, _ in PEERS.values()} == set(get_args(get_args(Optimizer)[0]))
+
+
+def parameters() -> tuple[list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(5, 3, generator=generator), torch.randn(2, 5, generator=generator)], [torch.randn(5, generator=generator)]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_steps_are_torchs_own_bit_by_bit(name: str) -> None:
+    """Also when the rate changes, a gradient is missing for a step, and state comes from a checkpoint."""
+    spec, peer = PEERS[name]
+    mine, theirs = parameters(), parameters()
+    quick, plain = spec.build(*mine), peer(*theirs)
+    generator = torch.Generator().manual_seed(2)
+    for step in range(12):
+        for a, b in zip([*mine[0], *mine[1]], [*theirs[0], *theirs[1]], strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        if step == 5:
+            mine[0][1].grad = theirs[0][1].grad = None
+        if step == 8:
+            quick.load_state_dict(deepcopy(plain.state_dict()))
+        for optimizer in (quick, plain):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 / (1 + step)
+            optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip([*mine[0], *mine[1]], [*theirs[0], *theirs[1]], strict=True)), step
+    assert str(quick.state_dict()["state"]) == str(plain.state_dict()["state"])
+
+
+def test_a_closure_is_called_with_gradients() -> None:
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = SGD(learning_rate=0.25, momentum=0.0).build([w], [])
+
+    def closure() -> float:
+        w.grad = None
+        loss = w.square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 5.0
+    torch.testing.assert_close(w.detach(), torch.tensor([0.5, 1.0]))
