@@ -1,10 +1,12 @@
 """The service: settings, database, files and doorbell made once and wired to the routes. `python -m service.app` starts it."""
 
 import argparse
+import asyncio
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
 
 import torch
 import uvicorn
@@ -17,28 +19,42 @@ from service import lifeline, logs
 from service.data import builtin, staging
 from service.inference.serving import Shelf
 from service.queue import Doorbell
-from service.routes import catalog, datasets, health, history, jobs, models, pages, predictions, problems
+from service.routes import catalog, datasets, events, health, history, jobs, models, pages, predictions, problems
 from service.routes.dependencies import Services
 from service.routes.openapi import Application
 from service.routes.requests import Requests
+from service.routes.watching import Watch
 from service.settings import Settings
 from service.storage import migrate
 from service.storage.files import Folder
 from service.storage.sessions import Database
 
-ROUTERS = (health.router, datasets.router, jobs.router, history.router, models.router, predictions.router, catalog.router, pages.router)
+ROUTERS = (
+    health.router,
+    datasets.router,
+    jobs.router,
+    history.router,
+    events.router,
+    models.router,
+    predictions.router,
+    catalog.router,
+    pages.router,
+)
 KEEP_ALIVE_S = 5
+DRAIN_S = 10
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The application on these settings; at its start it brings the database up to date and sees to the built-in datasets."""
     folder = Folder(settings.files)
+    database = Database(settings.database)
     made = Services(
         settings=settings,
-        database=Database(settings.database),
+        database=database,
         folder=folder,
         doorbell=Doorbell(settings.broker_url),
         shelf=Shelf(folder),
+        watch=Watch(database),
     )
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
@@ -63,6 +79,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     await run_in_threadpool(_prepare, services)
     yield
+    services.watch.close()
     services.doorbell.close()
     services.database.close()
 
@@ -81,6 +98,16 @@ def _version() -> str:
         return "0"
 
 
+class Server(uvicorn.Server):
+    """uvicorn that ends streams and long polls as soon as it is told to stop: it would wait for them."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On SIGTERM and SIGINT."""
+        if isinstance(self.config.app, FastAPI):
+            asyncio.get_running_loop().call_soon_threadsafe(self.config.app.state.services.watch.close)
+        super().handle_exit(sig, frame)
+
+
 def main() -> None:
     """Serve on the host and port of the command line."""
     lifeline.watch()
@@ -94,7 +121,11 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = Settings()
     logs.configure(settings.log_level)
-    uvicorn.run(create_app(settings), host=given.host, port=given.port, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_S)
+    config = uvicorn.Config(
+        create_app(settings), host=given.host, port=given.port, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )  # fmt: skip
+    Server(config).run()
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def dataset_answer(dataset: Dataset) -> DatasetAnswer:
 def job_answer(job: Job, queue_position: int | None) -> JobAnswer:
     """The job as callers see it."""
     here = f"/api/v1/jobs/{job.id}"
-    links = {"self": here, "metrics": f"{here}/metrics", "logs": f"{here}/logs"}
+    links = {"self": here, "events": f"{here}/events", "metrics": f"{here}/metrics", "logs": f"{here}/logs"}
     if job.model_id is not None:
         links["model"] = f"/api/v1/models/{job.model_id}"
     own = {name: getattr(job, name, None) for name in JobAnswer.model_fields}

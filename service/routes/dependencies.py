@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from service.inference.serving import Shelf
 from service.queue import Doorbell
 from service.routes.problems import NotAcceptable
+from service.routes.watching import Watch
 from service.settings import Settings
 from service.storage.files import Folder
 from service.storage.sessions import Database
@@ -25,6 +26,7 @@ class Services:
     folder: Folder
     doorbell: Doorbell
     shelf: Shelf
+    watch: Watch
 
 
 def services(request: Request) -> Services:
@@ -57,6 +59,14 @@ def _quality(accept: str, media_type: str) -> float:
         found[kind] = float(weight) if weight.replace(".", "", 1).isdecimal() else 1.0
     ranges = (media_type, media_type.partition("/")[0] + "/*", "*/*")
     return next((found[kind] for kind in ranges if kind in found), 0.0)
+
+
+def chosen(request: Request, offered: tuple[str, ...]) -> str:
+    """The offered media type that the caller likes best; raises NotAcceptable."""
+    media_type = prefers(request.headers.get("accept", ""), offered)
+    if media_type is None:
+        raise NotAcceptable(f"This resource is answered as {' or '.join(offered)}.")
+    return media_type
 
 
 def accepts_json(request: Request) -> None:

@@ -10,9 +10,8 @@ from pydantic import Field
 from service.flaws import cut
 from service.routes import series
 from service.routes.answers import SeriesAnswer, rfc3339
-from service.routes.dependencies import CSV, JSON, Project, Services, ServicesHere, prefers
+from service.routes.dependencies import CSV, JSON, Project, Services, ServicesHere, chosen
 from service.routes.openapi import PROBLEMS
-from service.routes.problems import NotAcceptable
 from service.routes.queries import Parameters, Text
 from service.storage import jobs, logs, metrics
 
@@ -37,7 +36,7 @@ def read_metrics(
     job_id: str, query: Annotated[SeriesParameters, Query()], request: Request, services: ServicesHere, project: Project
 ) -> Response:
     """The job's series as columns; as CSV where that is what the caller accepts."""
-    media_type = _chosen(request, (JSON, CSV))
+    media_type = chosen(request, (JSON, CSV))
     with services.database.read() as c:
         jobs.get(c, project, job_id)
         rows = metrics.read(c, project, job_id, name=query.name, member=query.member)
@@ -52,7 +51,7 @@ def read_metrics(
 @router.get(PATH + "/logs", response_class=StreamingResponse, responses={200: {"content": {TEXT: {"schema": {"type": "string"}}}}})
 def read_logs(job_id: str, request: Request, services: ServicesHere, project: Project) -> Response:
     """The job's log, one line per message."""
-    media_type = _chosen(request, (TEXT,))
+    media_type = chosen(request, (TEXT,))
     with services.database.read() as c:
         jobs.get(c, project, job_id)
     return StreamingResponse(_lines(services, project, job_id), media_type=f"{media_type}; charset=utf-8")
@@ -67,10 +66,3 @@ def _lines(services: Services, project: str, job_id: str) -> Iterator[str]:
             return
         yield "".join(f"{rfc3339(line.at)} {line.level.upper():7} [{line.shard}] {cut(line.message, LINE)}\n" for line in lines)
         last = lines[-1].id
-
-
-def _chosen(request: Request, offered: tuple[str, ...]) -> str:
-    media_type = prefers(request.headers.get("accept", ""), offered)
-    if media_type is None:
-        raise NotAcceptable(f"This resource is answered as {' or '.join(offered)}.")
-    return media_type

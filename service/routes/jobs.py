@@ -14,12 +14,13 @@ from service.routes.openapi import PROBLEMS, spec_body
 from service.routes.planning import accept, validated
 from service.routes.queries import ListParameters, Parameters, Text
 from service.routes.reading import json_body
+from service.routes.watching import set_within
 from service.storage import jobs
 from service.storage.jobs import Filters, Job
 
 PATH = "/api/v1/jobs"
-POLL_S = 0.08
-"""How late a waiting caller may hear of a change."""
+GONE_S = 1.0
+"""How late a caller that went away is noticed."""
 
 
 class JobsParameters(ListParameters):
@@ -82,10 +83,13 @@ async def read(
     clock = asyncio.get_running_loop().time
     until = clock() + query.wait
     job = await run_in_threadpool(_job, services, project, job_id)
-    while not job.done and job.version <= query.since and clock() < until and not await request.is_disconnected():
-        await asyncio.sleep(min(POLL_S, max(0.0, until - clock())))
-        if await run_in_threadpool(_version, services, project, job_id) != job.version:
-            job = await run_in_threadpool(_job, services, project, job_id)
+    with services.watch.channel(project, job_id) as channel:
+        while not job.done and job.version <= query.since and (left := until - clock()) > 0:
+            signal = channel.signal
+            if channel.gone or channel.version > job.version:
+                job = await run_in_threadpool(_job, services, project, job_id)
+            elif services.watch.closed or (not await set_within(signal, min(left, GONE_S)) and await request.is_disconnected()):
+                break
     return await run_in_threadpool(_answer, services, job)
 
 
@@ -130,11 +134,6 @@ def delete(job_id: str, services: ServicesHere, project: Project) -> Response:
 def _job(services: Services, project: str, job_id: str) -> Job:
     with services.database.read() as c:
         return jobs.get(c, project, job_id)
-
-
-def _version(services: Services, project: str, job_id: str) -> int:
-    with services.database.read() as c:
-        return jobs.version(c, project, job_id)
 
 
 def _answer(services: Services, job: Job, status: int = 200) -> Response:

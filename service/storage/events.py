@@ -1,12 +1,13 @@
 """The history of a job: numbered events, only ever appended."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from service.storage.sessions import now
-from service.storage.tables import events
+from service.storage.tables import events, jobs
 
 KEPT_PROGRESS = 1000
 _THIN_EVERY = 200
@@ -48,3 +49,16 @@ def after(c: Connection, project: str, job: str, number: int, *, limit: int = 50
         .limit(limit)
     )
     return [Event(*row) for row in c.execute(query)]
+
+
+def last(c: Connection, project: str, job: str) -> int:
+    """The number of the job's newest event; 0 for another project's job."""
+    query = select(func.coalesce(func.max(events.c.number), 0)).where(events.c.project_id == project, events.c.job_id == job)
+    return int(c.execute(query).scalar_one())
+
+
+def newest(c: Connection, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Version and newest event's number of each of these jobs; those deleted meanwhile are not in it."""
+    number = select(func.max(events.c.number)).where(events.c.job_id == jobs.c.id).scalar_subquery()
+    query = select(jobs.c.id, jobs.c.version, number).where(jobs.c.id.in_(wanted))
+    return {row[0]: (int(row[1]), int(row[2] or 0)) for row in c.execute(query)}

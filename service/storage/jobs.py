@@ -127,15 +127,6 @@ def get(c: Connection, project: str, job_id: str) -> Job:
     return Job(**row._mapping)
 
 
-def version(c: Connection, project: str, job_id: str) -> int:
-    """The job's version alone, cheap enough to poll; raises NotFound."""
-    query = select(jobs.c.version).where(jobs.c.id == job_id, jobs.c.project_id == project)
-    found = c.execute(query).scalar_one_or_none() if valid("job", job_id) else None
-    if found is None:
-        raise NotFound("there is no such job")
-    return int(found)
-
-
 def page(c: Connection, project: str, *, limit: int, cursor: str | None, filters: Filters | None = None) -> Page[Job]:
     """Jobs, newest first; raises BadCursor."""
     wanted = filters or Filters()

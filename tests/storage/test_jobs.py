@@ -198,7 +198,7 @@ def test_what_is_no_id_is_not_found(desk: Any, wrong: str) -> None:
 
 def test_another_projects_job_is_not_found(desk: Any) -> None:
     job = desk.submit()
-    for what in (jobs.get, jobs.version, jobs.cancel, jobs.stop, jobs.retry, jobs.delete):
+    for what in (jobs.get, jobs.cancel, jobs.stop, jobs.retry, jobs.delete):
         with pytest.raises(NotFound), desk.database.write() as c:
             what(c, "another", job)
 
