@@ -3,12 +3,10 @@
 N examples, C channels or classes, H W height and width, F features, D outputs, K members, S samples, M = K S networks asked.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-from service.tricks.dropout import Gate, Site
+from torch import nn
 
 
 class LayerInfo(NamedTuple):
@@ -18,21 +16,6 @@ class LayerInfo(NamedTuple):
     type: str
     shape: tuple[int, ...]
     parameters: int
-
-
-class Trunk(Protocol):
-    """From normalized inputs to features; dropout is an argument of its forward."""
-
-    features: int
-    sites: tuple[Site, ...]
-
-    def __call__(self, x: Tensor, gate: Gate) -> Tensor:
-        """Features [.., N, F] of inputs [N, ...]; a gate may put sample axes in front."""
-        ...
-
-    def linears(self) -> dict[str, nn.Module]:
-        """Layers with weights by their stable names."""
-        ...
 
 
 def initialize(layer: nn.Linear, how: str, generator: torch.Generator) -> None:
