@@ -5,7 +5,7 @@ from threading import Event
 from typing import Any
 
 from service.settings import Settings
-from service.storage.files import Folder
+from service.storage.files import Store
 from service.storage.sessions import Database
 from workers.bell import Bell
 from workers.children import Trainers
@@ -18,7 +18,7 @@ class Workshop:
     settings: Settings
     database: Database
     trainers: Trainers
-    folder: Folder
+    store: Store
     bell: Bell
     draining: Event
     owner: str

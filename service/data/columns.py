@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from service.data.fields import BOOLEANS, Description, Field
+from service.data.staging import SOURCE, dataset_key
+from service.storage.files import Store
 
 Values = NDArray[Any]
 DESCRIPTION = "description.json"
@@ -17,6 +19,11 @@ PARTS_FILE = "parts.npy"
 def column_path(folder: Path, index: int) -> Path:
     """Where the values of the field with that index lie."""
     return folder / "columns" / f"{index}.npy"
+
+
+def stored(store: Store, dataset_id: str) -> "Columns":
+    """The columns of a stored dataset, on this machine, for reading at once; the file as it was sent stays where it is."""
+    return Columns(store.fetch(dataset_key(dataset_id), without=SOURCE))
 
 
 class ColumnFile:

@@ -6,11 +6,10 @@ import hashlib
 import os
 import shutil
 import time
-from pathlib import Path
 from typing import NoReturn
 
 from service.errors import StorageFull, TooLarge
-from service.storage.files import NO_SPACE, Folder
+from service.storage.files import NO_SPACE, Store
 from service.storage.ids import new_id
 
 STAGING = "staging"
@@ -23,16 +22,16 @@ def dataset_key(dataset_id: str) -> str:
     return f"datasets/{dataset_id}"
 
 
-def refuse_full(folder: Folder, size: int) -> None:
+def refuse_full(store: Store, size: int) -> None:
     """Raises StorageFull where `size` bytes, and as many again for their columns, would leave too little space."""
-    folder.root.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(folder.root).free < 2 * size + RESERVE:
+    store.workplace.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(store.workplace).free < 2 * size + RESERVE:
         raise StorageFull("No space is left for this upload.")
 
 
-def sweep(folder: Folder, older_than_s: float = 86_400) -> None:
+def sweep(store: Store, older_than_s: float = 86_400) -> None:
     """Remove what uploads left behind that ended with their process."""
-    staging = folder.path(STAGING)
+    staging = store.workplace / STAGING
     for path in staging.iterdir() if staging.is_dir() else ():
         if path.stat().st_mtime < time.time() - older_than_s:
             shutil.rmtree(path, ignore_errors=True)
@@ -41,10 +40,11 @@ def sweep(folder: Folder, older_than_s: float = 86_400) -> None:
 class Staged:
     """A folder for one upload; its file is `source`. Raises TooLarge above `limit` bytes and StorageFull."""
 
-    def __init__(self, folder: Folder, limit: int) -> None:
+    def __init__(self, store: Store, limit: int) -> None:
         self.id = new_id("ds")
-        self.folder, self.limit, self.size = folder, limit, 0
-        self.path = folder.path(f"{STAGING}/{self.id}")
+        self.store, self.limit, self.size = store, limit, 0
+        self.path = store.workplace / STAGING / self.id
+        self._published = False
         self._digest = hashlib.sha256()
         self.path.mkdir(parents=True, mode=0o700)
         self.source = self.path / SOURCE
@@ -69,16 +69,12 @@ class Staged:
 
     def publish(self) -> str:
         """Make the folder the dataset's own and durable; its id."""
-        home = self.folder.path(dataset_key(self.id))
         try:
             self.close()
-            home.parent.mkdir(parents=True, exist_ok=True)
-            for path in (*sorted(self.path.rglob("*")), self.path):
-                _sync(path)
-            self.path.rename(home)
-            _sync(home.parent)
         except OSError as error:
             _refuse(error)
+        self._published = True
+        self.store.adopt(dataset_key(self.id), self.path)
         return self.id
 
     def close(self) -> None:
@@ -90,15 +86,8 @@ class Staged:
         with contextlib.suppress(OSError):
             self.close()
         shutil.rmtree(self.path, ignore_errors=True)
-        shutil.rmtree(self.folder.path(dataset_key(self.id)), ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        if self._published:
+            self.store.delete(dataset_key(self.id))
 
 
 def _refuse(error: OSError) -> NoReturn:

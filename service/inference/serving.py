@@ -1,6 +1,5 @@
 """Models in memory: loaded once, checked against their digests, warmed, and kept while they are asked."""
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -8,10 +7,9 @@ from typing import Any
 
 import torch
 
-from service.errors import ArtifactCorrupt
 from service.inference.asking import ask
 from service.inference.model import Model, from_files
-from service.storage.files import Folder
+from service.storage.files import Store
 from service.tricks.modes import Asking
 
 MOST_MODELS = 32
@@ -20,8 +18,8 @@ MOST_MODELS = 32
 class Shelf:
     """The models that this process serves; the least recently asked one leaves when there are too many."""
 
-    def __init__(self, folder: Folder, most: int = MOST_MODELS) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, most: int = MOST_MODELS) -> None:
+        self._store = store
         self._most = most
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, threading.Lock] = {}
@@ -59,8 +57,4 @@ class Shelf:
 
     def read(self, record: Mapping[str, Any]) -> bytes:
         """A stored file's bytes; raises ArtifactCorrupt where they are not those that were written."""
-        path = self._folder.path(record["key"])
-        content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() != record["sha256"]:
-            raise ArtifactCorrupt(f"The stored file {path.name} does not have the bytes that were written.")
-        return content
+        return self._store.read(record)

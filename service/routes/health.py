@@ -1,6 +1,5 @@
 """Whether the service lives, is ready, and what it counts."""
 
-import os
 from typing import Literal
 
 from fastapi import APIRouter, Request
@@ -69,8 +68,12 @@ def _database(services: Services) -> Dependency:
 
 
 def _files(services: Services) -> Dependency:
-    writable = services.folder.root.is_dir() and os.access(services.folder.root, os.W_OK | os.X_OK)
-    return Dependency(state="ok" if writable else "failed", required=True, detail="" if writable else "the files cannot be written")
+    """The store of the files, by its kind."""
+    try:
+        services.store.check()
+    except TemperError as error:
+        return Dependency(state="failed", required=True, detail=f"{services.store.kind}: {error.detail}")
+    return Dependency(state="ok", required=True, detail=services.store.kind)
 
 
 def _workers(services: Services) -> Dependency:

@@ -101,7 +101,18 @@ def _broker() -> Finding:
 
 
 def _storage() -> Finding:
-    data = _data()
+    from service.errors import TemperError
+    from service.settings import Settings
+    from service.storage.stores import open_store
+
+    settings = Settings()
+    if settings.storage_url.startswith("s3:"):
+        try:
+            open_store(settings).check()
+        except TemperError as error:
+            return Finding("storage", False, f"{settings.storage_url}: {error.detail}", "Correct TEMPER_STORAGE_URL, AWS_* or the store.")
+        return Finding("storage", True, f"{settings.storage_url} answers")
+    data = settings.files if settings.storage_url else _data()
     place = next(folder for folder in (data, *data.parents) if folder.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         return Finding("storage", False, f"{place} cannot be written", "Choose another folder with TEMPER_DATA.")

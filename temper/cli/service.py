@@ -10,6 +10,7 @@ import typer
 from temper.errors import CannotStart
 
 CORES = os.cpu_count() or 1
+CHECK_S = 5.0
 
 database = typer.Typer(no_args_is_help=True, help="The database.")
 
@@ -40,13 +41,20 @@ def up(
 def api(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    check: Annotated[bool, typer.Option("--check", help="Only ask the one on this machine: exit code 0 if it is ready.")] = False,
 ) -> None:
     """Run the API alone; settings come from TEMPER_* variables."""
+    if check:
+        raise typer.Exit(0 if _ready(port) else 1)
     _become("service.app", "--host", host, "--port", str(port))
 
 
-def worker() -> None:
+def worker(
+    check: Annotated[bool, typer.Option("--check", help="Only look for one: exit code 0 if this machine's was seen lately.")] = False,
+) -> None:
     """Run one worker alone; settings come from TEMPER_* variables."""
+    if check:
+        raise typer.Exit(0 if _seen() else 1)
     _become("workers.app")
 
 
@@ -65,6 +73,41 @@ def upgrade() -> None:
         migrate(url)
     except TemperError as error:
         raise CannotStart(error.detail) from error
+
+
+def _ready(port: int) -> bool:
+    """Whether the API on that port of this machine says that it is ready."""
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection("127.0.0.1", port, timeout=CHECK_S)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        print(answer.read().decode(errors="replace"))
+    except (OSError, HTTPException) as error:
+        print(error)
+        return False
+    finally:
+        connection.close()
+    return answer.status == 200
+
+
+def _seen() -> bool:
+    """Whether a worker of this machine has given a sign of life within a lease."""
+    import socket
+
+    from service.errors import TemperError
+    from service.settings import Settings
+    from service.storage import workers
+    from service.storage.sessions import Database
+
+    settings = Settings()
+    try:
+        with Database(settings.database).read() as c:
+            return socket.gethostname() in {each.host for each in workers.seen(c, settings.lease_s)}
+    except TemperError as error:
+        print(error.detail)
+        return False
 
 
 def _become(module: str, *arguments: str) -> NoReturn:

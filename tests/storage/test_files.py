@@ -46,6 +46,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
     try:
+        with pytest.raises(StorageFull):
+            folder.write("a", b"x" * 10)
         with pytest.raises(StorageFull) as caught:
             folder.put("a", tmp_path / "source")
     finally:

@@ -1,40 +1,25 @@
 """Durable checkpoints: weights as safetensors beside a weights-only state, both with their SHA-256 in the shard's row."""
 
-import hashlib
 import io
 import json
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from service.errors import ArtifactCorrupt
-from service.storage.files import Folder
+from service.storage.files import Store
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
-def write_bytes(folder: Folder, key: str, content: bytes) -> Record:
+def write_bytes(store: Store, key: str, content: bytes) -> Record:
     """Store bytes under a key; the record has what is needed to check them later."""
-    scratch = folder.path(f"{key}.part")
-    scratch.parent.mkdir(parents=True, exist_ok=True)
-    scratch.write_bytes(content)
-    stored = folder.put(key, scratch)
-    scratch.unlink(missing_ok=True)
-    return {"key": stored.key, "size": stored.size, "sha256": stored.sha256}
-
-
-def read_bytes(folder: Folder, record: Record) -> bytes:
-    """The bytes of a record; raises ArtifactCorrupt where they are not the ones that were written."""
-    path: Path = folder.path(record["key"])
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != record["sha256"]:
-        raise ArtifactCorrupt(f"The checkpoint {path.name} does not have the bytes that were written.")
-    return content
+    return store.write(key, content)._asdict()
 
 
 def pack(tensors: dict[str, Tensor]) -> bytes:
@@ -54,8 +39,8 @@ class Writer:
     A save asked for while one is being written is left out: the next epoch's end comes soon.
     """
 
-    def __init__(self, folder: Folder, prefix: str, committed: Callable[[Record], None]) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, prefix: str, committed: Callable[[Record], None]) -> None:
+        self._store = store
         self._prefix = prefix
         self._committed = committed
         self._thread: threading.Thread | None = None
@@ -87,8 +72,8 @@ class Writer:
     def _write(self, name: str, weights: dict[str, Tensor], rest: bytes, about: Record) -> None:
         try:
             files = {
-                "weights": write_bytes(self._folder, f"{name}.safetensors", pack(weights)),
-                "state": write_bytes(self._folder, f"{name}.state", rest),
+                "weights": write_bytes(self._store, f"{name}.safetensors", pack(weights)),
+                "state": write_bytes(self._store, f"{name}.state", rest),
             }
             self._committed({**about, "files": files})
         except BaseException as error:
@@ -107,8 +92,29 @@ class Writer:
         self._buffers.clear()
 
 
-def read(folder: Folder, record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and the rest of a checkpoint; nothing but tensors and plain values is ever unpickled."""
-    weights = unpack(read_bytes(folder, record["files"]["weights"]))
-    rest = torch.load(io.BytesIO(read_bytes(folder, record["files"]["state"])), weights_only=True)
+def newest(record: Record | None, load: Callable[[Record], T], say: Callable[[str, str], None]) -> tuple[Record, T] | None:
+    """The newest checkpoint that loads, and what it gives; a record names the one before it as `previous`. None: from the start.
+
+    `load` raises ArtifactCorrupt where the bytes are not those that were written; `say` is told of it.
+    """
+    while record is not None:
+        older: Record | None = record.get("previous")
+        try:
+            return record, load(record)
+        except ArtifactCorrupt as error:
+            say(f"{error.detail} {'The one before it is used.' if older is not None else 'The shard begins anew.'}", "warning")
+        record = older
+    return None
+
+
+def read(store: Store, record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and the rest of a checkpoint, whose finished members' files fit as well; raises ArtifactCorrupt.
+
+    Nothing but tensors and plain values is ever unpickled.
+    """
+    for summary in record.get("done", ()):
+        store.read(summary["file"])
+        store.read(summary["history"])
+    weights = unpack(store.read(record["files"]["weights"]))
+    rest = torch.load(io.BytesIO(store.read(record["files"]["state"])), weights_only=True)
     return weights, rest
