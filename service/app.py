@@ -10,7 +10,7 @@ from types import FrameType
 
 import torch
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -19,21 +19,25 @@ from service import lifeline, logs
 from service.data import builtin, staging
 from service.inference.serving import Shelf
 from service.queue import Doorbell
-from service.routes import catalog, datasets, events, health, history, jobs, models, pages, predictions, problems
-from service.routes.dependencies import Services
+from service.routes import catalog, datasets, events, health, history, jobs, keys, models, pages, predictions, problems
+from service.routes.access import Gate
+from service.routes.connections import Connection, affordable
+from service.routes.dependencies import Services, entered
 from service.routes.openapi import Application
+from service.routes.reconciling import reconcile
 from service.routes.requests import Requests
 from service.routes.watching import Watch
 from service.settings import Settings
 from service.storage import migrate
-from service.storage.files import Folder
 from service.storage.sessions import Database
+from service.storage.stores import open_store
 
 ROUTERS = (
     health.router,
     datasets.router,
     jobs.router,
     history.router,
+    keys.router,
     events.router,
     models.router,
     predictions.router,
@@ -44,17 +48,21 @@ KEEP_ALIVE_S = 5
 DRAIN_S = 10
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application on these settings; at its start it brings the database up to date and sees to the built-in datasets."""
-    folder = Folder(settings.files)
+def create_app(settings: Settings, *, loopback: bool = True) -> FastAPI:
+    """The application on these settings, for an address that only this machine reaches, or not.
+
+    At its start it brings the database up to date and sees to the built-in datasets.
+    """
+    store = open_store(settings)
     database = Database(settings.database)
     made = Services(
         settings=settings,
         database=database,
-        folder=folder,
+        store=store,
         doorbell=Doorbell(settings.broker_url),
-        shelf=Shelf(folder),
+        shelf=Shelf(store),
         watch=Watch(database),
+        gate=Gate(database, keyed=_keyed(settings, loopback), rate=settings.key_rate, burst=settings.key_burst),
     )
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
@@ -65,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        dependencies=[Depends(entered)],
         middleware=[Middleware(Requests, registry=registry)],
     )
     app.state.services, app.state.registry = made, registry
@@ -78,7 +87,9 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     await run_in_threadpool(_prepare, services)
+    looking = asyncio.create_task(reconcile(services.settings, services.database, services.doorbell))
     yield
+    looking.cancel()
     services.watch.close()
     services.doorbell.close()
     services.database.close()
@@ -87,8 +98,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _prepare(services: Services) -> None:
     services.settings.data.mkdir(parents=True, exist_ok=True)
     migrate.upgrade(services.settings.database)
-    staging.sweep(services.folder)
-    builtin.ensure(services.database, services.folder)
+    staging.sweep(services.store)
+    builtin.ensure(services.database, services.store)
+
+
+def _keyed(settings: Settings, loopback: bool) -> bool:
+    """Whether requests need a key: they need none only in embedded mode on a loopback address."""
+    return settings.auth == "keys" or not loopback or (settings.auth == "auto" and bool(settings.database_url))
 
 
 def _version() -> str:
@@ -115,15 +131,17 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
-    if not ipaddress.ip_address("127.0.0.1" if given.host == "localhost" else given.host).is_loopback:
-        parser.error("this release has no keys and serves loopback addresses alone")
+    settings = Settings()
+    loopback = ipaddress.ip_address("127.0.0.1" if given.host == "localhost" else given.host).is_loopback
+    if settings.auth == "off" and not loopback:
+        parser.error("TEMPER_AUTH=off is for loopback addresses")
     # One thread per process: two on busy cores make the same work several times slower.
     torch.set_num_threads(1)
-    settings = Settings()
     logs.configure(settings.log_level)
     config = uvicorn.Config(
-        create_app(settings), host=given.host, port=given.port, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
+        create_app(settings, loopback=loopback), host=given.host, port=given.port, log_config=None, access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=DRAIN_S, http=Connection, ws="none", server_header=False,
+        limit_concurrency=affordable(settings.max_connections),
     )  # fmt: skip
     Server(config).run()
 

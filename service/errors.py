@@ -4,11 +4,14 @@ TemperError
 ├── MalformedJSON 400 malformed-json          ├── UnsupportedMediaType 415 unsupported-media-type
 │   ├── JSONTooDeep 400 json-too-deep         ├── Invalid 422 validation-error (or the flaws' common slug)
 │   └── DuplicateKey 400 duplicate-key        ├── ModeUnavailable 422 mode-unavailable
-├── BadRequest 400 bad-request                ├── Busy 503 overloaded
+├── BadRequest 400 bad-request                ├── Busy 429 overloaded
 ├── BadCursor 400 bad-cursor                  ├── DependencyUnavailable 503 dependency-unavailable
 ├── NotFound 404 not-found                    ├── ArtifactCorrupt 503 artifact-corrupt
-├── Conflict 409 (slug given)                 └── StorageFull 507 storage-full
-└── TooLarge 413 (slug given)
+├── Conflict 409 (slug given)                 ├── StorageFull 507 storage-full
+├── TooLarge 413 (slug given)                 ├── Unauthenticated 401 unauthenticated
+├── RateLimited 429 rate-limited              ├── Forbidden 403 forbidden
+├── QueueFull 429 queue-full                  ├── BadIdempotencyKey 400 bad-idempotency-key
+└── IdempotencyInProgress 409                 └── IdempotencyMismatch 422 idempotency-mismatch
 """
 
 from collections.abc import Sequence
@@ -20,7 +23,7 @@ SPECIFIC = frozenset(
         "unknown-field", "out-of-range", "value-out-of-range", "cost-limit", "unknown-choice", "inconsistent-spec",
         "invalid-name", "device-unavailable", "not-found", "invalid-data", "ragged", "non-finite", "forbidden-pickle",
         "corrupt-array", "corrupt-file", "bad-multipart", "shape-mismatch", "mode-unavailable", "breaks-invariance",
-        "unknown-category", "missing-value",
+        "unknown-category", "missing-value", "digest-mismatch",
     }
 )  # fmt: skip
 
@@ -105,6 +108,52 @@ class TooLarge(TemperError):
         self.title = slug.replace("-", " ").capitalize()
 
 
+class Unauthenticated(TemperError):
+    """No key, or one that does not hold: unknown, expired and revoked ones look alike."""
+
+    status, slug, title = 401, "unauthenticated", "Unauthenticated"
+
+
+class Forbidden(TemperError):
+    """The key does not have the scope."""
+
+    status, slug, title = 403, "forbidden", "Forbidden"
+
+
+class RateLimited(TemperError):
+    """The key sends more requests than it may."""
+
+    status, slug, title = 429, "rate-limited", "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(TemperError):
+    """The project has as many unfinished jobs as it may."""
+
+    status, slug, title, retry_after_s = 429, "queue-full", "Queue full", 10
+
+
+class BadIdempotencyKey(TemperError):
+    """An Idempotency-Key that is none."""
+
+    status, slug, title = 400, "bad-idempotency-key", "Bad Idempotency-Key"
+
+
+class IdempotencyInProgress(TemperError):
+    """A request with the same Idempotency-Key has not been answered yet."""
+
+    status, slug, title, retry_after_s = 409, "idempotency-in-progress", "Idempotency in progress", 1
+
+
+class IdempotencyMismatch(TemperError):
+    """The Idempotency-Key belongs to another body."""
+
+    status, slug, title = 422, "idempotency-mismatch", "Idempotency mismatch"
+
+
 class UnsupportedMediaType(TemperError):
     """The content's type is not one that is read here."""
 
@@ -136,7 +185,7 @@ class ModeUnavailable(TemperError):
 class Busy(TemperError):
     """More work than this process takes at once."""
 
-    status, slug, title, retry_after_s = 503, "overloaded", "Overloaded", 1
+    status, slug, title, retry_after_s = 429, "overloaded", "Overloaded", 1
 
 
 class DependencyUnavailable(TemperError):

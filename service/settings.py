@@ -2,6 +2,8 @@
 
 import os
 from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +22,10 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; empty means SQLite in the data folder."""
     broker_url: str = ""
     """Celery broker URL; empty means a private broker, started by `temper up`."""
+    storage_url: str = Field(default="", pattern=r"^(file:///.+|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?)?$")
+    """Where files lie: `file:///folder` or `s3://bucket/prefix`; empty means the data folder."""
+    cache_bytes: int = Field(default=20 * 1024 * MIB, ge=0)
+    """Copies of datasets that a machine keeps when the files lie in S3."""
     slots: int = Field(default=1, ge=1)
     """Shards that one worker runs at once."""
     shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
@@ -47,6 +53,19 @@ class Settings(BaseSettings):
     max_samples: int = 100_000
     slot_memory_bytes: int = 0
     """Memory of a slot; 0 means the machine's memory divided by the slots."""
+    auth: Literal["auto", "keys", "off"] = "auto"
+    """Whether requests need a key; "auto": unless the database is the embedded one and the address a loopback one; "off" is
+    refused on other addresses."""
+    key_rate: float = Field(default=0.0, ge=0)
+    """Requests per second and key; 0 means no limit."""
+    key_burst: int = Field(default=100, ge=1)
+    """Requests that a key may send at once before the rate counts."""
+    project_jobs: int = Field(default=0, ge=0)
+    """Unfinished jobs of a project; 0 means no limit."""
+    project_bytes: int = Field(default=0, ge=0)
+    """Bytes of a project's datasets and models; 0 means no limit."""
+    max_connections: int = Field(default=2000, ge=1)
+    """Connections that the API holds at once; fewer where its file descriptors do not suffice."""
     log_level: str = "INFO"
 
     @property
@@ -56,5 +75,7 @@ class Settings(BaseSettings):
 
     @property
     def files(self) -> Path:
-        """The folder of datasets, checkpoints and models."""
+        """The folder of datasets, checkpoints and models, where they lie in one."""
+        if self.storage_url.startswith("file:"):
+            return Path(unquote(urlsplit(self.storage_url).path))
         return self.data.absolute() / "files"

@@ -1,6 +1,5 @@
 """Datasets: uploaded in a stream, listed, looked into, deleted."""
 
-import shutil
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -8,7 +7,7 @@ from fastapi.responses import Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from service.data.columns import Columns
+from service.data.columns import stored
 from service.data.ingest import ingest
 from service.data.staging import Staged, dataset_key, refuse_full
 from service.errors import Flaw, Invalid, TooLarge, invalid
@@ -16,10 +15,12 @@ from service.flaws import pointer
 from service.routes import uploads
 from service.routes.answers import DatasetAnswer, PageAnswer, RowsAnswer, dataset_answer
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
+from service.routes.idempotency import Once, digest_of, replayed
 from service.routes.openapi import PROBLEMS
 from service.routes.queries import ListParameters, Parameters
-from service.storage import datasets
-from service.storage.datasets import Dataset, DatasetDraft
+from service.storage import datasets, models
+from service.storage.datasets import DatasetDraft
+from service.storage.idempotency import Kept
 from service.values import NAME
 
 router = APIRouter(
@@ -39,9 +40,10 @@ FORM = {
                 "required": ["file", "name"],
                 "properties": {
                     "file": {"type": "string", "format": "binary", "description": "CSV, Parquet or NPZ."},
-                    "name": {"type": "string", "pattern": NAME.pattern},
+                    "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
                     "schema": {"type": "string", "contentMediaType": "application/json"},
                     "labels": {"type": "string", "contentMediaType": "application/json"},
+                    "sha256": {"type": "string", "description": "What the file's SHA-256 has to be, in hex."},
                 },
             }
         }
@@ -64,15 +66,20 @@ async def create(request: Request, services: ServicesHere, project: Project) -> 
     size = int(declared) if declared.isdecimal() else 0
     if size > limit + uploads.OVERHEAD_BYTES:
         raise TooLarge(f"The body is larger than {limit} bytes.")
-    refuse_full(services.folder, size)
-    staged = Staged(services.folder, limit)
-    try:
-        form = await uploads.receive(request, staged, limit)
-        dataset = await run_in_threadpool(_store, services, project, staged, form)
-    except BaseException:
-        await run_in_threadpool(staged.discard)
-        raise
-    return dataset_answer(dataset).respond(201, Location=f"/api/v1/datasets/{dataset.id}")
+    refuse_full(services.store, size)
+    await run_in_threadpool(_refuse_over_quota, services, project, size)
+    once = Once(services.database, request, project)
+    before = await run_in_threadpool(once.begin)
+    async with once.held():
+        staged = Staged(services.store, limit)
+        try:
+            form = await uploads.receive(request, staged, limit)
+            if before is not None:
+                return await run_in_threadpool(_again, before, staged, form)
+            return await run_in_threadpool(_store, services, project, staged, form, once)
+        except BaseException:
+            await run_in_threadpool(staged.discard)
+            raise
 
 
 @router.get("", response_model=PageAnswer[DatasetAnswer])
@@ -97,7 +104,7 @@ def rows(ref: str, query: Annotated[RowsParameters, Query()], services: Services
     """A page of the dataset's rows."""
     with services.database.read() as c:
         dataset = datasets.get(c, project, ref)
-    items: list[Any] = Columns(services.folder.path(dataset_key(dataset.id))).rows_page(query.offset, query.limit)
+    items: list[Any] = stored(services.store, dataset.id).rows_page(query.offset, query.limit)
     return RowsAnswer(items=items, offset=query.offset, limit=query.limit, total=dataset.rows).respond()
 
 
@@ -106,12 +113,12 @@ def delete(ref: str, services: ServicesHere, project: Project) -> Response:
     """Remove a dataset that no job uses; models trained on it stay."""
     with services.database.write() as c:
         dataset = datasets.delete(c, project, ref)
-    shutil.rmtree(services.folder.path(dataset_key(dataset.id)), ignore_errors=True)
+    services.store.delete(dataset_key(dataset.id))
     return Response(status_code=204)
 
 
-def _store(services: Services, project: str, staged: Staged, form: uploads.Form) -> Dataset:
-    """Read what was received, put it where datasets lie, and make it visible."""
+def _store(services: Services, project: str, staged: Staged, form: uploads.Form, once: Once) -> Response:
+    """Read what was received, put it where datasets lie, and make it visible; the answer tells of it."""
     name, labels = _name(form), _labels(form)
     staged.close()
     description = ingest(staged.source, staged.path, form.value("schema"), origin=form.origin)
@@ -120,7 +127,33 @@ def _store(services: Services, project: str, staged: Staged, form: uploads.Form)
         description=description.dump(), labels=labels,
     )  # fmt: skip
     with services.database.write() as c:
-        return datasets.insert(c, project, draft)
+        dataset = datasets.insert(c, project, draft)
+        response = dataset_answer(dataset).respond(201, Location=f"/api/v1/datasets/{dataset.id}")
+        once.keep(_digest(staged, form))(c, response)
+    return response
+
+
+def _again(before: Kept, staged: Staged, form: uploads.Form) -> Response:
+    """The answer that the same upload was given before; raises IdempotencyMismatch."""
+    staged.close()
+    response = replayed(before, _digest(staged, form))
+    staged.discard()
+    return response
+
+
+def _digest(staged: Staged, form: uploads.Form) -> str:
+    return digest_of(staged.sha256, form.text("name"), form.value("schema"), form.value("labels"))
+
+
+def _refuse_over_quota(services: Services, project: str, size: int) -> None:
+    """Raises TooLarge quota-exceeded where the project would hold more than it may."""
+    most = services.settings.project_bytes
+    if not most:
+        return
+    with services.database.read() as c:
+        held = datasets.held_bytes(c, project) + models.held_bytes(c, project)
+    if held + size > most:
+        raise TooLarge(f"The project holds {held} bytes of {most}; {size} more do not fit.", slug="quota-exceeded")
 
 
 def _name(form: uploads.Form) -> str:

@@ -7,14 +7,18 @@ from fastapi import Depends, Request
 
 from service.inference.serving import Shelf
 from service.queue import Doorbell
+from service.routes.access import Caller, Gate
 from service.routes.problems import NotAcceptable
 from service.routes.watching import Watch
 from service.settings import Settings
-from service.storage.files import Folder
+from service.storage.files import Store
 from service.storage.sessions import Database
 
 JSON = "application/json"
 CSV = "text/csv"
+OPEN = ("/livez", "/readyz")
+OPEN_BELOW = ("/problems/", "/v2/health/")
+"""What is answered without a key, beside the documentation."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,11 @@ class Services:
 
     settings: Settings
     database: Database
-    folder: Folder
+    store: Store
     doorbell: Doorbell
     shelf: Shelf
     watch: Watch
+    gate: Gate
 
 
 def services(request: Request) -> Services:
@@ -35,9 +40,17 @@ def services(request: Request) -> Services:
     return found
 
 
-def project() -> str:
-    """The project of the caller: the embedded service has one."""
-    return "default"
+async def entered(request: Request) -> None:
+    """Let the request in, before anything of it is read; raises Unauthenticated, Forbidden, RateLimited."""
+    path = request.scope["path"]
+    if not (path in OPEN or path.startswith(OPEN_BELOW)):
+        request.state.caller = await services(request).gate.caller(request)
+
+
+def project(request: Request) -> str:
+    """The project of the caller."""
+    caller: Caller = request.state.caller
+    return caller.project
 
 
 def prefers(accept: str, offered: tuple[str, ...]) -> str | None:

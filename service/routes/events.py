@@ -40,7 +40,7 @@ router = APIRouter(tags=["jobs"], responses=PROBLEMS)
 @router.get(
     "/api/v1/jobs/{job_id}/events",
     response_class=Response,
-    responses={200: {"content": {STREAM: {"schema": {"type": "string"}}}}, 204: {"description": "The job has ended and nothing is left."}},
+    responses={200: {"content": {STREAM: {}}}, 204: {"description": "The job has ended and nothing is left."}},
 )
 async def stream(
     job_id: str, query: Annotated[EventsParameters, Query()], request: Request, services: ServicesHere, project: Project

@@ -1,15 +1,18 @@
 """Jobs: checked, queued, waited for, stopped, cancelled, listed, deleted."""
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from service.routes.answers import JobAnswer, PageAnswer, PlanAnswer, job_answer
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
+from service.routes.idempotency import Keep, Once, answered_once, digest_of
 from service.routes.openapi import PROBLEMS, spec_body
 from service.routes.planning import accept, validated
 from service.routes.queries import ListParameters, Parameters, Text
@@ -59,10 +62,13 @@ def validate(raw: Posted, services: ServicesHere, project: Project) -> Response:
 
 
 @router.post(PATH, status_code=202, response_model=JobAnswer, openapi_extra=spec_body())
-def create(raw: Posted, services: ServicesHere, project: Project) -> Response:
+def create(raw: Posted, request: Request, services: ServicesHere, project: Project) -> Response:
     """Queue a job; its spec is checked whole, against the dataset too, before it is accepted."""
-    job, place = accept(raw, services, project)
-    return job_answer(job, place).respond(202, Location=f"{PATH}/{job.id}")
+
+    def work(keep: Keep) -> Response:
+        return accept(raw, services, project, partial(_accepted, keep))
+
+    return answered_once(Once(services.database, request, project), digest_of(raw), work)
 
 
 @router.get(PATH, response_model=PageAnswer[JobAnswer])
@@ -127,8 +133,15 @@ def delete(job_id: str, services: ServicesHere, project: Project) -> Response:
     """Remove a job that has ended, with its history and checkpoints; its model stays."""
     with services.database.write() as c:
         jobs.delete(c, project, job_id)
-    services.folder.delete(f"jobs/{job_id}")
+    services.store.delete(f"jobs/{job_id}")
     return Response(status_code=204)
+
+
+def _accepted(keep: Keep, c: Connection, job: Job, place: int | None) -> Response:
+    """The answer to a posted job, kept with it."""
+    response = job_answer(job, place).respond(202, Location=f"{PATH}/{job.id}")
+    keep(c, response)
+    return response
 
 
 def _job(services: Services, project: str, job_id: str) -> Job:

@@ -1,13 +1,14 @@
 """From a posted spec to a queued job: resolved against what is stored, inserted, announced."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from service import resolving
+from service.data.columns import stored
 from service.data.fields import Description
-from service.data.staging import dataset_key
-from service.errors import NotFound
+from service.errors import NotFound, QueueFull
 from service.estimate import BASE_BYTES
 from service.inference import robustness_plan
 from service.inference.robustness_plan import RobustnessPlan, Subject
@@ -17,6 +18,8 @@ from service.routes.dependencies import Services
 from service.storage import datasets, jobs, models
 from service.storage.jobs import Job, JobDraft, ShardDraft
 
+T = TypeVar("T")
+
 
 def plan_of(raw: Any, services: Services, project: str) -> Plan:
     """What the spec comes to, checked whole; raises Invalid."""
@@ -25,7 +28,7 @@ def plan_of(raw: Any, services: Services, project: str) -> Plan:
         with services.database.read() as c:
             dataset = datasets.get(c, project, ref)
         description = Description.model_validate(dataset.description)
-        folder = services.folder.path(dataset_key(dataset.id))
+        folder = stored(services.store, dataset.id).folder
         return Source(dataset.id, dataset.name, description, folder, declared_targets=not description.guessed)
 
     return resolving.resolve(raw, lookup, services.settings)
@@ -50,16 +53,20 @@ def _description(c: Connection, project: str, dataset_id: str) -> Description | 
         return None
 
 
-def accept(raw: Any, services: Services, project: str) -> tuple[Job, int | None]:
-    """The job, committed and announced, and its place in the queue; raises Invalid, Conflict dataset-deleted."""
+def accept(raw: Any, services: Services, project: str, answered: Callable[[Connection, Job, int | None], T]) -> T:
+    """What `answered` makes of the job and its place in the queue, in the job's transaction; announced once it is committed.
+
+    Raises Invalid, Conflict dataset-deleted, QueueFull.
+    """
     robustness = isinstance(raw, dict) and raw.get("kind") == "robustness"
     draft, parts = _robustness(raw, services, project) if robustness else _training(raw, services, project)
     with services.database.write() as c:
-        job_id = jobs.insert(c, project, draft, parts)
-        job = jobs.get(c, project, job_id)
-        place = jobs.queue_position(c, job)
+        if services.settings.project_jobs and jobs.unfinished(c, project) >= services.settings.project_jobs:
+            raise QueueFull(f"The project has {services.settings.project_jobs} unfinished jobs, which is what it may have.")
+        job = jobs.get(c, project, jobs.insert(c, project, draft, parts))
+        answer = answered(c, job, jobs.queue_position(c, job))
     services.doorbell.ring(len(parts))
-    return job, place
+    return answer
 
 
 def _training(raw: Any, services: Services, project: str) -> tuple[JobDraft, list[ShardDraft]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy import insert as insert_into
 
@@ -79,6 +79,12 @@ def page(
     where = [pages.labelled(datasets, labels)] + ([] if name is None else [datasets.c.name == name])
     rows, following = pages.fetch(c, datasets, project, limit=limit, cursor=cursor, where=where)
     return Page(tuple(Dataset(**row._mapping) for row in rows), following)
+
+
+def held_bytes(c: Connection, project: str) -> int:
+    """Bytes that the project's uploads had."""
+    query = select(func.coalesce(func.sum(datasets.c.size), 0)).where(datasets.c.project_id == project, datasets.c.builtin.is_(False))
+    return int(c.execute(query).scalar_one())
 
 
 def delete(c: Connection, project: str, ref: str) -> Dataset:

@@ -148,6 +148,12 @@ def queue_position(c: Connection, job: Job) -> int | None:
     return int(c.execute(select(func.count()).where(j.state == "queued", ahead)).scalar_one()) + 1
 
 
+def unfinished(c: Connection, project: str) -> int:
+    """How many jobs of the project have not ended."""
+    query = select(func.count()).where(jobs.c.project_id == project, jobs.c.state.in_(("queued", "running", "cancelling")))
+    return int(c.execute(query).scalar_one())
+
+
 def _held(c: Connection, project: str, job_id: str) -> AnyRow:
     """The job's row with all its locks; raises NotFound."""
     get(c, project, job_id)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy import insert as insert_into
 
@@ -128,6 +128,12 @@ def page(
     where = [pages.labelled(models, labels)] + ([] if name is None else [models.c.name == name])
     rows, following = pages.fetch(c, models, project, limit=limit, cursor=cursor, where=where)
     return Page(tuple(_models(c, project, rows)), following)
+
+
+def held_bytes(c: Connection, project: str) -> int:
+    """Bytes of the weights of the project's models."""
+    held = func.sum(4 * models.c.parameters * models.c.members)
+    return int(c.execute(select(func.coalesce(held, 0)).where(models.c.project_id == project)).scalar_one())
 
 
 def delete(c: Connection, project: str, ref: str) -> Model:

@@ -104,6 +104,12 @@ def upsert(c: Connection, table: Table, rows: Sequence[dict[str, Any]], keys: Se
         c.execute(statement, list(rows))
 
 
+def insert_new(c: Connection, table: Table, row: dict[str, Any]) -> None:
+    """Insert the row unless its key is taken; of two at once the second waits for the first."""
+    fresh = postgresql.insert(table) if c.dialect.name == "postgresql" else sqlite.insert(table)
+    c.execute(fresh.values(row).on_conflict_do_nothing())
+
+
 def _translated(error: exc.SQLAlchemyError) -> TemperError | None:
     """What a caller may be told of a database's failure; None for a fault of ours."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)

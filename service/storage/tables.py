@@ -241,6 +241,39 @@ alias_history = Table(
     Index(None, "project_id", "name", "id"),
 )
 
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _project(),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False),  # SHA-256 of the whole key: 256 random bits need no slow hash
+    Column("scopes", JSON_OR_NULL, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("used_at", Double),
+    Index(None, "project_id", "id"),
+)
+
+# A POST that creates, under its caller's Idempotency-Key: reserved by an owner, then answered once and for all.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    _project(),
+    Column("route", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("lease", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("digest", Text),
+    Column("status", Integer),  # null: still under way
+    Column("location", Text),
+    Column("body", Text),
+    PrimaryKeyConstraint("project_id", "route", "key"),
+    Index(None, "created_at"),
+)
+
 workers = Table(
     "workers",
     metadata,

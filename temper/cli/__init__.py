@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from temper.cli import demo, doctor, jobs, models, service
+from temper.cli import demo, doctor, jobs, keys, models, service
 from temper.errors import Invalid, JobCancelled, TemperError, WaitTimeout
 
 # Plain help: rich's takes 0.2 s to import.
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (service, demo, doctor, jobs, models):
+for group in (service, keys, demo, doctor, jobs, models):
     group.register(app)
 
 # What a spec or a request did wrong is a question of usage.

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -41,31 +42,37 @@ def length(answer: bytes) -> int:
     return next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")), 0)
 
 
-@pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[API]:
-    data = tmp_path_factory.mktemp("api") / "data"
+@contextmanager
+def served(folder: Path, **environment: str) -> Iterator[API]:
+    """An API on a data folder below this one, ready, with these settings."""
+    data = folder / "data"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "TEMPER_DATA": str(data), "TEMPER_UPLOAD_BYTES": str(400 * 2**20), "OMP_NUM_THREADS": "1"}
-    with (data.parent / "log").open("wb") as log:
+    told = {**os.environ, "TEMPER_DATA": str(data), "OMP_NUM_THREADS": "1", **environment}
+    with (folder / "log").open("wb") as log:
         command = [sys.executable, "-m", "service.app", "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log)
-    served = API(port, process, data)
+        process = subprocess.Popen(command, cwd=ROOT, env=told, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while True:
             try:
-                httpx2.get(served.url + "/readyz", timeout=5).raise_for_status()
+                httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=5).raise_for_status()
                 break
             except httpx2.HTTPError:
-                assert process.poll() is None, (data.parent / "log").read_text()
+                assert process.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-        yield served
+        yield API(port, process, data)
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[API]:
+    with served(tmp_path_factory.mktemp("api"), TEMPER_UPLOAD_BYTES=str(400 * 2**20)) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ import pytest
 from service.storage import events, shards
 from service.storage.metrics import Metric
 from service.storage.sessions import Database
-from tests.routes.conftest import API, ROOT
+from tests.routes.conftest import API, served
 from tests.routes.test_jobs import submit
 
 
@@ -180,39 +178,23 @@ def resident(pid: int) -> int:
 
 
 def test_streams_and_long_polls_end_when_the_server_does(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "TEMPER_DATA": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.app", "--port", str(port)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                httpx2.get(url + "/readyz").raise_for_status()
-                break
-            except httpx2.HTTPError:
-                time.sleep(0.1)
-        with httpx2.Client(base_url=url, timeout=60) as http:
-            job = submit(http)["id"]
-            polled: list[int] = []
-            poll = threading.Thread(
-                target=lambda: polled.append(httpx2.get(f"{url}/api/v1/jobs/{job}?wait=60&since=9", timeout=60).status_code)
-            )
-            poll.start()
-            with http.stream("GET", f"/api/v1/jobs/{job}/events") as answer:
-                stream = read(answer)
-                assert next(stream)["event"] == "state"
-                time.sleep(0.3)
-                began = time.monotonic()
-                process.send_signal(signal.SIGTERM)
-                assert list(stream) == []
-            poll.join(10)
-            assert polled == [200]
-            assert process.wait(10) in (0, -signal.SIGTERM)
-            assert time.monotonic() - began < 5
-    finally:
-        process.kill()
-        process.wait()
+    with served(tmp_path) as api, httpx2.Client(base_url=api.url, timeout=60) as http:
+        job = submit(http)["id"]
+        polled: list[int] = []
+
+        def wait() -> None:
+            polled.append(httpx2.get(f"{api.url}/api/v1/jobs/{job}?wait=60&since=9", timeout=60).status_code)
+
+        poll = threading.Thread(target=wait)
+        poll.start()
+        with http.stream("GET", f"/api/v1/jobs/{job}/events") as answer:
+            stream = read(answer)
+            assert next(stream)["event"] == "state"
+            time.sleep(0.3)
+            began = time.monotonic()
+            api.process.send_signal(signal.SIGTERM)
+            assert list(stream) == []
+        poll.join(10)
+        assert polled == [200]
+        assert api.process.wait(10) in (0, -signal.SIGTERM)
+        assert time.monotonic() - began < 5
