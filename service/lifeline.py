@@ -3,6 +3,7 @@
 `python -m service.lifeline COMMAND …` ties a program that knows nothing of the pipe, as a Redis server, to it.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from types import FrameType
 
 VARIABLE = "TEMPER_LIFELINE_FD"
 GRACE_S = 5.0
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
 
 
 def watch() -> None:
@@ -33,6 +36,12 @@ def _await_end(descriptor: int) -> None:
     os._exit(1)
 
 
+def _end_with_parent() -> None:
+    """SIGTERM for this process when the thread that made it ends; that is a main thread, which ends with its process."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class Tethered:
     """A program that is told to end when this process is, and killed if it does not within 3 s."""
 
@@ -42,7 +51,8 @@ class Tethered:
         # The handlers come first: a signal between the start and them would leave the program behind.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._end)
-        self._process = subprocess.Popen(command)
+        # Where this process is killed outright, its handlers are too: the system has to tell the program.
+        self._process = subprocess.Popen(command, preexec_fn=_end_with_parent if LIBC is not None else None)  # noqa: PLW1509
         if self._ending:
             self._process.terminate()
 

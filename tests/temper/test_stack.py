@@ -28,12 +28,13 @@ def eventually(holds: Callable[[], bool], within_s: float) -> bool:
 
 
 def of_service(data: Path) -> dict[int, str]:
-    """The processes whose environment names this data folder, with their commands."""
+    """The processes whose environment or command names this data folder (Redis writes over both), with their commands."""
     found = {}
     for process in Path("/proc").iterdir():
         try:
-            if f"TEMPER_DATA={data}\0".encode() in (process / "environ").read_bytes():
-                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if f"TEMPER_DATA={data}\0".encode() in (process / "environ").read_bytes() or f"unixsocket:{data}/" in command:
+                found[int(process.name)] = command
         except (OSError, ValueError):
             continue
     return found
@@ -83,6 +84,18 @@ def test_what_dies_is_started_again_and_nothing_survives_the_parent(tmp_path: Pa
         assert service.process is not None
         service.process.kill()
         assert eventually(lambda: of_service(service.data) == {}, 8), of_service(service.data)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_server_ends_with_what_watches_it(tmp_path: Path) -> None:
+    """kill -9 of the process between, which can tell nobody any more."""
+    mark = tmp_path / "pid"
+    program = f"import os, pathlib, time; pathlib.Path({str(mark)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    watcher = subprocess.Popen([sys.executable, "-m", "service.lifeline", sys.executable, "-c", program])
+    assert eventually(lambda: mark.exists() and mark.read_text() != "", 20)
+    watcher.kill()
+    watcher.wait()
+    assert eventually(lambda: not Path(f"/proc/{mark.read_text()}").exists(), 5)
 
 
 def test_a_service_that_cannot_be_kept_alive_is_given_up_with_its_last_words(tmp_path: Path) -> None:
