@@ -6,6 +6,7 @@ import torch
 
 from service.checks import Flaws
 from service.data.fields import Description, Field
+from service.data.labels import MOST_CLASSES
 from service.errors import Flaw
 from service.spec import TrainSpec
 from service.tricks.multitask import Target
@@ -47,6 +48,14 @@ def _target(where: str, target: Target, fields: dict[str, Field], description: D
         yield Flaw(f"{where}/task", "inconsistent-spec", f"{target.name!r} is {field.kind}; regression needs numbers")
 
 
+def classes(targets: Sequence[Target], widths: Sequence[int]) -> Flaws:
+    """Numbers that are too many to be classes; what an upload called classes is bounded there."""
+    for i, (target, width) in enumerate(zip(targets, widths, strict=True)):
+        if target.task == "classification" and width > MOST_CLASSES:
+            message = f"{target.name!r} has {width} distinct values; a classification has at most {MOST_CLASSES} classes"
+            yield Flaw(f"/targets/{i}/task", "inconsistent-spec", message)
+
+
 def _features(spec: TrainSpec, description: Description, targets: list[str], fields: dict[str, Field]) -> Flaws:
     for key in ("use", "drop"):
         for i, name in enumerate(getattr(spec.features, key) or ()):
@@ -81,6 +90,8 @@ def _split(split: object, description: Description, parts: dict[str, int], field
             name = getattr(split, key)
             if name is not None and (name not in fields or fields[name].kind in ("image", "tensor")):
                 yield Flaw(f"/split/{key}", "inconsistent-spec", f"the dataset has no column {name!r}")
+            elif name is not None and fields[name].kind == "ignore":
+                yield Flaw(f"/split/{key}", "inconsistent-spec", f"{name!r} is ignored in this dataset: its values were not kept")
             elif key == "time" and name is not None and fields[name].kind != "numeric":
                 yield Flaw("/split/time", "inconsistent-spec", f"{name!r} is not numeric, so that no row is newest")
         if split.group is not None and split.time is not None:

@@ -22,10 +22,11 @@ from service.nets.base import LayerInfo
 from service.nets.network import Network, NetworkSpec, Scale
 from service.settings import Settings
 from service.spec import JobSpec, RobustnessSpec, TrainSpec
+from service.tricks import splits
 from service.tricks.bagging import Ensemble
 from service.tricks.multitask import Target
 from service.tricks.normalization import Normalize
-from service.tricks.splits import GIVEN, Split, sizes
+from service.tricks.splits import GIVEN, Split
 
 _JOB: TypeAdapter[TrainSpec | RobustnessSpec] = TypeAdapter(JobSpec)
 
@@ -124,6 +125,7 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     description = source.description
     spec, parts = _split(spec, raw, description)
     checks.refuse(data_checks.data(spec, description, parts, warnings))
+    parts = _drawn(spec.split, source) or parts
     shape = expected_shape(spec.features.select(description.inputs(tuple(target.name for target in spec.targets or ()))), spec.features)
     checks.refuse(checks.size(spec, shape, settings))
     network = blueprint(spec, source)
@@ -153,10 +155,18 @@ def _split(spec: TrainSpec, raw: dict[str, Any], description: Description) -> tu
     """The spec with its split and, where there is nothing to validate on, without early stopping."""
     default: Split | Literal["given"] = GIVEN if description.splits else Split(validation=0.15, test=0.15)
     split = spec.split if spec.split is not None else default
-    parts = sizes(split, description.rows, description.splits)
+    parts = splits.sizes(split, description.rows, description.splits)
     if not parts["validation"] and "early_stopping" not in raw:
         return spec.model_copy(update={"split": split, "early_stopping": None}), parts
     return spec.model_copy(update={"split": split}), parts
+
+
+def _drawn(split: Split | str | None, source: Source) -> dict[str, int] | None:
+    """How many rows whole groups make of each part, None without groups; raises Invalid where they cannot make them."""
+    if not isinstance(split, Split) or split.group is None:
+        return None
+    groups = splits.Columns(groups=Columns(source.folder).read(split.group))
+    return {part: len(rows) for part, rows in splits.draw(split, source.description.rows, groups)._asdict().items()}
 
 
 def _width(field: Field) -> int:
@@ -178,10 +188,11 @@ def len_batch(spec: TrainSpec, train: int) -> int:
 
 
 def blueprint(spec: TrainSpec, source: Source) -> Network:
-    """The network on the meta device, without memory: for shapes and counts."""
+    """The network on the meta device, without memory: for shapes and counts; raises Invalid for too many classes."""
     targets = spec.targets or ()
     fields = {field.name: field for field in source.description.fields}
     widths = tuple(width_of(target, fields[target.name], source.folder) for target in targets)
+    checks.refuse(data_checks.classes(targets, widths))
     inputs = spec.features.select(source.description.inputs(tuple(target.name for target in targets)))
     shape = expected_shape(inputs, spec.features)
     with torch.device("meta"):

@@ -3,7 +3,8 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema
 
 from service.data.encoding import Features
 from service.nets import Architecture
@@ -53,7 +54,7 @@ def _device(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": f"^{NAME.pattern}$"})]
 Labels = Annotated[dict[str, str], AfterValidator(_labels)]
 BatchSize = Annotated[Annotated[int, Field(ge=1)] | Literal["full"], BeforeValidator(_batch)]
 DataSplit = Annotated[Split | Literal["given"], BeforeValidator(_split)]
@@ -131,6 +132,26 @@ class TrainSpec(_Job):
     checkpoint_interval_s: Annotated[float, Field(ge=0)] = 1
     """Seconds between checkpoints, at least."""
 
+    @property
+    def monitored(self) -> str | None:
+        """The series that early stopping watches, with one target without the target's name; None where nothing is watched."""
+        if self.early_stopping is None:
+            return None
+        targets, monitor = self.targets or (), self.early_stopping.monitor
+        return f"validation.{monitor.removeprefix(f'{targets[0].name}.') if len(targets) == 1 else monitor}"
+
+
+class _EpsilonsAside:
+    """The schema of attacks as a robustness job has them: without an epsilon of their own."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        shown = handler(schema)
+        kinds = [dict(handler.resolve_ref_schema(kind)) for kind in shown["items"]["oneOf"]]
+        for kind in kinds:
+            kind["properties"] = {name: field for name, field in kind["properties"].items() if name != "epsilon"}
+            kind["required"] = [name for name in kind["required"] if name != "epsilon"]
+        return {**shown, "items": {"oneOf": kinds}}
+
 
 class RobustnessSpec(_Job, Asking):
     """Attacks on a stored model over the rows of a part of its dataset, at each epsilon."""
@@ -143,9 +164,9 @@ class RobustnessSpec(_Job, Asking):
     """The part whose rows are attacked."""
     rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Most rows: the first of the part."""
-    attacks: Annotated[tuple[Attack, ...], ITEMS, AtMost(16), Field(min_length=1, examples=[[{"type": "fgsm"}]])]
+    attacks: Annotated[tuple[Attack, ...], ITEMS, AtMost(16), _EpsilonsAside(), Field(min_length=1, examples=[[{"type": "fgsm"}]])]
     """The attacks, without epsilon."""
-    epsilons: Annotated[tuple[Annotated[float, Field(ge=0)], ...], ITEMS, AtMost(64), Field(min_length=1, examples=[[0.0, 1.0]])]
+    epsilons: Annotated[tuple[Annotated[float, Field(ge=0, le=1e30)], ...], ITEMS, AtMost(64), Field(min_length=1, examples=[[0.0, 1.0]])]
     """Sizes of the perturbation, ascending, in the inputs' own unit."""
 
     @model_validator(mode="before")

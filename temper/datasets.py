@@ -8,27 +8,14 @@ from uuid import uuid4
 
 from temper.requests import exchange, fetch, pages
 from temper.steps import R, Resource, Send, Steps, operation
+from temper.stored import Stored
 
 PATH = "/api/v1/datasets"
 UPLOAD_S = 3600.0
 
 
-class Dataset(Resource[R]):
-    """A stored dataset; `data` is all that the service says about it."""
-
-    def __init__(self, runner: R, data: Mapping[str, Any]) -> None:
-        super().__init__(runner)
-        self.data = dict(data)
-
-    @property
-    def id(self) -> str:
-        """The id, `ds_…`."""
-        return str(self.data["id"])
-
-    @property
-    def name(self) -> str:
-        """The name; names are not unique, a name means the newest."""
-        return str(self.data["name"])
+class Dataset(Stored[R]):
+    """A stored dataset; its name is not unique and means the newest; `data` is all that the service says about it."""
 
     @property
     def rows(self) -> int:

@@ -15,6 +15,7 @@ from temper.models import get as get_model
 from temper.progress import Progress
 from temper.requests import exchange, fetch, given, pages, post
 from temper.steps import Blocking, Pause, R, Resource, Send, Steps, operation
+from temper.stored import Stored
 
 PATH = "/api/v1/jobs"
 POLL_S = 10
@@ -22,22 +23,8 @@ AWAY_S = 300.0
 """How long the service may be unreachable before a wait gives up."""
 
 
-class Job(Resource[R]):
-    """A job as of the last answer; `data` is all that the service says about it."""
-
-    def __init__(self, runner: R, data: Mapping[str, Any]) -> None:
-        super().__init__(runner)
-        self.data = dict(data)
-
-    @property
-    def id(self) -> str:
-        """The id, `job_…`."""
-        return str(self.data["id"])
-
-    @property
-    def name(self) -> str:
-        """The name, which becomes the model's."""
-        return str(self.data["name"])
+class Job(Stored[R]):
+    """A job as of the last answer, whose name becomes the model's; `data` is all that the service says about it."""
 
     @property
     def state(self) -> str:

@@ -7,26 +7,13 @@ from typing import Any
 from temper.predictions import Attacked, Prediction, as_json
 from temper.requests import exchange, fetch, given, pages, post
 from temper.steps import R, Resource, Send, Steps, operation
+from temper.stored import Stored
 
 PATH = "/api/v1/models"
 
 
-class Model(Resource[R]):
-    """A published model; `data` is all that the service says about it."""
-
-    def __init__(self, runner: R, data: Mapping[str, Any]) -> None:
-        super().__init__(runner)
-        self.data = dict(data)
-
-    @property
-    def id(self) -> str:
-        """The id, `mdl_…`."""
-        return str(self.data["id"])
-
-    @property
-    def name(self) -> str:
-        """The name, shared by its versions."""
-        return str(self.data["name"])
+class Model(Stored[R]):
+    """A published model, a version of its name; `data` is all that the service says about it."""
 
     @property
     def version(self) -> int:

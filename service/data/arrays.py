@@ -1,6 +1,7 @@
 """NPZ: `x` [N, …] is the input, every other array of N rows a possible target. Headers are judged before any value is read."""
 
 import math
+import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,8 @@ class Archive:
                 raise TooLarge("An array is compressed more than a hundredfold.", slug="decompressed-too-large")
             name = member.filename.removesuffix(".npy")
             strange = not member.filename.endswith(".npy") or "/" in name or "\\" in name or ".." in name or not name.isprintable()
-            if strange or member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            linked = stat.S_ISLNK(member.external_attr >> 16)
+            if strange or linked or member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise invalid("/file", "corrupt-file", "the archive holds a member that is no plain array")
         if len(self.members) < len(members):
             raise invalid("/file", "corrupt-file", "the archive holds two arrays of one name")
@@ -94,12 +96,15 @@ class Archive:
         try:
             with self._open(name) as file:
                 header, read = _read_header(file)
-        except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, zlib_error) as error:
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib_error) as error:
+            raise invalid("/file", "corrupt-file", f"the array {name[:80]!r} cannot be read") from error
+        except ValueError as error:
             raise invalid("/file", "corrupt-array", f"the array {name[:80]!r} has no readable header") from error
         if header.dtype.hasobject:
             raise invalid("/file", "forbidden-pickle", f"the array {name[:80]!r} holds Python objects")
-        if header.dtype.kind not in "biuf":
-            raise invalid("/file", "invalid-data", f"the array {name[:80]!r} has the type {header.dtype}; bool, int and float are read")
+        if header.dtype.kind not in "biufU" or not header.dtype.itemsize:
+            message = f"the array {name[:80]!r} has the type {header.dtype}; bool, int, float and unicode text are read"
+            raise invalid("/file", "invalid-data", message)
         if min(header.shape, default=0) < 0 or math.prod(header.shape) * header.dtype.itemsize != self.members[name].file_size - read:
             raise invalid("/file", "corrupt-array", f"the array {name[:80]!r} does not have the size that its header says")
         return header

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.data.cells import first_non_number, in_order, numbers
 from service.data.columns import ColumnFile, Values
 from service.data.fields import BOOLEANS, Field, Kind
+from service.data.limits import Limits
 from service.data.measures import BLOCK, at, refuse_infinite, statistics
 from service.errors import invalid
 from service.flaws import cut, pointer
@@ -51,14 +52,15 @@ class NumericColumn:
 class TextColumn:
     """A column of texts, int32 codes into its sorted classes with -1 for missing."""
 
-    def __init__(self, name: str, path: Path, *, declared: Literal["categorical", "boolean"] | None, most: int) -> None:
-        self.name, self.declared, self.most = name, declared, most
+    def __init__(self, name: str, path: Path, limits: Limits, *, declared: Literal["categorical", "boolean"] | None) -> None:
+        self.name, self.declared, self.limits = name, declared, limits
         self.file = ColumnFile(path, np.int32)
         self.codes: dict[str, int] = {}
+        self._wordy = False
 
     def _overflown(self) -> bool:
-        """Whether there are more distinct values than a categorical column may have."""
-        return len(self.codes) > self.most
+        """Whether there are more distinct values, or longer ones, than a categorical column may have."""
+        return self._wordy or len(self.codes) > self.limits.classes
 
     def append(self, cells: pa.Array) -> bool:
         """Add a block; raises Invalid where a declared categorical column has too many values."""
@@ -68,11 +70,13 @@ class TextColumn:
         texts = encoded.dictionary.to_pylist()
         if any("\0" in text for text in texts):  # which neither JSON nor PostgreSQL can keep
             raise invalid(pointer("file", self.name), "invalid-data", f"column {self.name!r} holds the character NUL")
-        fresh = [self.codes.setdefault(text, len(self.codes)) for text in texts]
+        self._wordy = max(map(len, texts), default=0) > self.limits.cell_characters
+        fresh = [] if self._wordy else [self.codes.setdefault(text, len(self.codes)) for text in texts]
         if self._overflown():
             if self.declared:
-                where = pointer("schema", "fields", self.name)
-                raise invalid(where, "invalid-data", f"{self.name!r} has more than {self.most} distinct values")
+                where, most = pointer("schema", "fields", self.name), self.limits
+                message = f"{self.name!r} has more than {most.classes} distinct values, or one of over {most.cell_characters} characters"
+                raise invalid(where, "invalid-data", message)
             return True
         places = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
         # The entry after the last serves -1, which indexes from the end.

@@ -59,10 +59,26 @@ class CSVText:
         return invalid("/file", "corrupt-file", "the file cannot be read as CSV")
 
     def _refuse_binary(self) -> None:
+        quotes = 0
         with self.path.open("rb") as file:
             while chunk := file.read(CHUNK):
+                quotes += chunk.count(b'"')
                 if b"\0" in chunk:
                     raise UnsupportedMediaType("The file is neither text nor of another format that is read here.")
+        if quotes % 2:
+            self._refuse_open_quote()
+
+    def _refuse_open_quote(self) -> None:
+        """A quote that is never closed would make one cell of all that follows; one within a cell (`5"`) is no harm."""
+        csv.field_size_limit(self.limits.line_bytes)
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                for _ in csv.reader(file, strict=True):
+                    pass
+        except UnicodeDecodeError as error:
+            raise UnsupportedMediaType("The file is not UTF-8.") from error
+        except csv.Error as error:
+            raise invalid("/file", "corrupt-file", "a quote is opened and never closed, or closed within a cell") from error
 
     def _header(self) -> tuple[str, ...]:
         """The names in the first line; raises Invalid where they are missing, empty or not distinct."""

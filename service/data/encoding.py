@@ -1,5 +1,6 @@
 """How a row becomes numbers: one rule for training and for every request."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field as Declared
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from service.blocks import blocks
 from service.data.columns import Columns
 from service.data.fields import Field
 from service.values import ITEMS, Value
@@ -206,8 +208,8 @@ def _categorical(field: Field, codes: Values, most: int) -> CategoricalInput:
 def _extremes(x: Values, rows: Rows) -> tuple[float, float]:
     """Minimum and maximum over some rows, block by block."""
     low, high = np.inf, -np.inf
-    for start in range(0, len(rows), 4096):
-        block = x[rows[start : start + 4096]]
+    for chosen in blocks(rows, x.itemsize * math.prod(x.shape[1:])):
+        block = x[chosen]
         low, high = min(low, float(np.nanmin(block))), max(high, float(np.nanmax(block)))
     return low, high
 
@@ -215,8 +217,8 @@ def _extremes(x: Values, rows: Rows) -> tuple[float, float]:
 def _means(x: Values, rows: Rows) -> NDArray[np.float64]:
     """The mean of every entry over some rows, missing ones left out; 0 where all are missing."""
     sums, counts = np.zeros(x.shape[1:]), np.zeros(x.shape[1:])
-    for start in range(0, len(rows), 4096):
-        block = x[rows[start : start + 4096]].astype(np.float64)
+    for chosen in blocks(rows, 8 * math.prod(x.shape[1:])):
+        block = x[chosen].astype(np.float64)
         sums, counts = sums + np.nansum(block, axis=0), counts + (~np.isnan(block)).sum(axis=0)
     return np.asarray(sums / np.maximum(counts, 1))
 

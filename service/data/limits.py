@@ -14,6 +14,10 @@ class Limits(Value):
     columns: int = 10_000
     classes: int = 10_000
     """Distinct values of a categorical column; one with more is ignored unless it was declared categorical."""
+    cell_characters: int = 1_000
+    """Of a category; a column with a longer one is ignored like one with too many."""
+    description_bytes: int = 16 * 2**20
+    """Of all that is told of a dataset: names, statistics, categories."""
     line_bytes: int = 4 * 2**20
     thrift_bytes: int = 16 * 2**20
     thrift_items: int = 1_000_000

@@ -1,4 +1,4 @@
-"""From the arrays of an NPZ to columns: `x` an image or a tensor, whole numbers of rank 1 classes, all else numbers."""
+"""From the arrays of an NPZ to columns: `x` an image or a tensor, whole numbers and text of rank 1 classes, all else numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from service.data.arrays import Archive, Header
 from service.data.building import NumericColumn, TextColumn
+from service.data.cells import known
 from service.data.columns import ColumnFile, Values, column_path
 from service.data.fields import Field, Kind
 from service.data.limits import Limits
@@ -37,9 +38,13 @@ def default_targets(fields: Sequence[Field]) -> tuple[str, ...]:
 
 
 def _rows(headers: dict[str, Header]) -> int:
-    """The rows that all arrays have; raises Invalid where `x` is missing or lengths differ."""
+    """The rows that all arrays have; raises Invalid where `x` is missing, lengths differ or text has no place."""
     if INPUT not in headers:
         raise invalid("/file", "invalid-data", "the archive has no array 'x'")
+    for name, header in headers.items():
+        if header.dtype.kind == "U" and (name == INPUT or len(header.shape) > 1):
+            message = f"{name[:80]!r} has the type {header.dtype}; text is read in arrays of rank 1 beside 'x'"
+            raise invalid(pointer("file", name), "invalid-data", message)
     shape = headers[INPUT].shape
     if len(shape) < 2 or 0 in shape:
         raise invalid(pointer("file", INPUT), "invalid-data", f"'x' has the shape {list(shape)}; it takes rows of at least one number")
@@ -66,7 +71,8 @@ class _Reader:
             return self._array(name, header, path)
         if declared == "numeric" or (header.dtype.kind == "f" and declared is None and name != self.schema.split_column):
             return self._numeric(name, path)
-        return self._discrete(name, path) or self._numeric(name, path)
+        field = self._discrete(name, path)
+        return self._numeric(name, path) if field.kind == "ignore" and header.dtype.kind != "U" else field
 
     def _array(self, name: str, header: Header, path: Path) -> Field:
         dtype = np.dtype(np.uint8 if header.dtype == np.uint8 else np.float32)
@@ -97,18 +103,18 @@ class _Reader:
     def _numeric(self, name: str, path: Path) -> Field:
         column = NumericColumn(name, path, declared=True)
         for block in self.archive.blocks(name):
-            column.append(pa.array(block.astype(np.float64), from_pandas=True))
+            text = block.dtype.kind == "U"
+            column.append(_words(block, name) if text else pa.array(block.astype(np.float64), from_pandas=True))
         return column.finish()
 
-    def _discrete(self, name: str, path: Path) -> Field | None:
-        """Classes named as the numbers are written, or None where there are too many to be classes."""
+    def _discrete(self, name: str, path: Path) -> Field:
+        """Classes named as the numbers are written; a field to be ignored where there are too many to be classes."""
         kind = "boolean" if self.archive.headers[name].dtype.kind == "b" else self.schema.kind(name)
         declared = kind if kind == "categorical" or kind == "boolean" else None
-        column = TextColumn(name, path, declared=declared, most=self.limits.classes)
+        column = TextColumn(name, path, self.limits, declared=declared)
         for block in self.archive.blocks(name):
-            column.append(_texts(block))
-        field = column.finish()
-        return None if field.kind == "ignore" else field
+            column.append(_words(block, name) if block.dtype.kind == "U" else _texts(block))
+        return column.finish()
 
 
 def _texts(block: Values) -> pa.Array:
@@ -118,6 +124,14 @@ def _texts(block: Values) -> pa.Array:
     values, places = np.unique(block, return_inverse=True)
     texts = [None if value != value else str(int(value)) if float(value).is_integer() else repr(float(value)) for value in values]
     return pa.array(texts, pa.string()).take(pa.array(places))
+
+
+def _words(block: Values, name: str) -> pa.Array:
+    """Texts as cells of a table are read; raises Invalid for what no text is."""
+    try:
+        return known(pa.array(block.tolist(), pa.string()))
+    except (ValueError, SystemError) as error:
+        raise invalid(pointer("file", name), "invalid-data", f"the array {name[:80]!r} holds characters that are none") from error
 
 
 def _is_image(header: Header) -> bool:

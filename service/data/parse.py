@@ -47,7 +47,10 @@ def finish(description: Description, folder: Path, limits: Limits) -> Descriptio
     auditor = Auditor(folder, description.fields, split_column=description.split_column, targets=description.targets)
     kept = np.load(folder / PARTS_FILE, allow_pickle=False) if description.splits else None
     audited = description.model_copy(update={"audit": auditor.audit(kept, most=limits.audited_rows)})
-    (folder / DESCRIPTION).write_text(audited.model_dump_json(), encoding="utf-8")
+    text = audited.model_dump_json()
+    if len(text) > limits.description_bytes:
+        raise TooLarge(f"The columns' names and categories take {len(text)} bytes; the limit is {limits.description_bytes}.")
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
     return audited
 
 

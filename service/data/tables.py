@@ -84,7 +84,7 @@ class _Table:
         name = self.source.names[index]
         kind = "categorical" if name == self.schema.split_column else self.schema.kind(name)
         declared = kind if kind == "categorical" or kind == "boolean" else None
-        return TextColumn(name, column_path(self.folder, index), declared=declared, most=self.limits.classes)
+        return TextColumn(name, column_path(self.folder, index), self.limits, declared=declared)
 
     def _finish(self, index: int, name: str) -> Field:
         column = self.columns.get(index)

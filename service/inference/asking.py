@@ -4,7 +4,7 @@ Rows and masks are taken chunk by chunk, so that 65,536 masks need no more memor
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -23,12 +23,19 @@ CHUNK_ENTRIES = 4_000_000
 Masks = dict[str, Tensor]
 
 
+def quiet() -> None:
+    """Say nothing of progress."""
+
+
 @torch.inference_mode()
-def ask(model: Model, x: Tensor, axes: Axes, *, keep: bool = False) -> dict[str, Answer]:
-    """Each target's answer on rows x [N, ...] in the inputs' own units; `keep` also keeps what every network said."""
+def ask(model: Model, x: Tensor, axes: Axes, *, keep: bool = False, beat: Callable[[], None] = quiet) -> dict[str, Answer]:
+    """Each target's answer on rows x [N, ...] in the inputs' own units.
+
+    `keep` also keeps what every network said; `beat` is called before each pass, for whoever has to hear of progress.
+    """
     networks = [model.networks[i] for i in axes.members]
     rows = max(1, CHUNK_ENTRIES // _units(networks[0]))
-    parts = [_ask(model, networks, chunk, axes, keep=keep) for chunk in x.split(rows)]
+    parts = [_ask(model, networks, chunk, axes, keep=keep, beat=beat) for chunk in x.split(rows)]
     return {name: joined([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -36,7 +43,7 @@ def _units(network: Network) -> int:
     return sum(site.units for site in network.sites) + 1
 
 
-def _ask(model: Model, networks: list[Network], x: Tensor, axes: Axes, *, keep: bool) -> dict[str, Answer]:
+def _ask(model: Model, networks: list[Network], x: Tensor, axes: Axes, *, keep: bool, beat: Callable[[], None]) -> dict[str, Answer]:
     pools: dict[str, ClassPool | NumberPool] = {
         target.name: ClassPool(axes.combine, keep=keep) if target.task == "classification" else NumberPool(keep=keep)
         for target in model.spec.targets or ()
@@ -47,6 +54,7 @@ def _ask(model: Model, networks: list[Network], x: Tensor, axes: Axes, *, keep: 
         for masks, shares in mask_sets(network, axes, member=axes.members[i], rows=len(x)):
             own = shares * weights[i] if weights.ndim == 1 else weights[i, at : at + len(shares)]
             at += len(shares)
+            beat()
             said = network.distributions(x, Replayed(masks) if masks else SCALED)
             for name, answer in said.items():
                 pools[name].add(answer if masks else _with_axis(answer), own)

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from service.data.encoding import ArrayInput, Encoding, NumericInput
 from service.errors import Flaw, Invalid, TooLarge, invalid
+from service.flaws import cut, pointer
 from service.inference.asking import ask, networks_asked
 from service.inference.deployed import Deployed, DeployedNumbers
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers
 from service.inference.predicting import classes, column
-from service.inference.rows import NUMBERS, category_text, numbers, read_rows
+from service.inference.rows import MOST_FLAWS, NUMBERS, category_text, finite, numbers, read_rows
 from service.tricks.attacks import Attack, Attacked, Box, LossOf
 from service.tricks.modes import Asking, Axes
 from service.tricks.norms import NORMS
@@ -80,11 +81,14 @@ def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str,
     target, names = _target(model)
     rows = read_rows(request.inputs, model.encoding, most=most_rows)
     _affordable(model, request.attack, axes, len(rows))
-    wanted = _wanted(request, target, len(rows))
+    wanted, where = _wanted(request, target, len(rows))
     x = torch.from_numpy(rows)
     before = ask(model, x, axes)[target]
     box = box_of(request.attack, model.encoding)
-    loss_of = _loss(model, axes, target, wanted=wanted, criterion=request.attack.criterion)
+    if isinstance(before, Numbers):
+        loss_of: LossOf = DeployedNumbers(model, axes, target, _values(wanted, before.mean.shape[-1], where))
+    else:
+        loss_of = Deployed(model, axes, target, _labels(wanted, names or (), where), request.attack.criterion)
     alive = ~loss_of.broken(x)
     # A row that was wrong before is not attacked: its input comes back as it was.
     moved = x.clone()
@@ -135,42 +139,42 @@ def _affordable(model: Model, attack: Attack, axes: Axes, rows: int) -> None:
         raise TooLarge("This attack is too much work for one answer; post a job of kind robustness.", slug="cost-limit")
 
 
-def _wanted(request: AttackRequest, target: str, rows: int) -> list[Any]:
+def _wanted(request: AttackRequest, target: str, rows: int) -> tuple[list[Any], str]:
+    """The labels of that target, and the pointer to them."""
     where, labels = "/labels", request.labels
     if isinstance(labels, dict):
         if target not in labels:
             raise invalid("/labels", "missing-field", f"labels of the target {target!r} are required")
-        where, labels = f"/labels/{target}", labels[target]
+        where, labels = pointer("labels", target), labels[target]
     if len(labels) != rows:
         raise invalid(where, "shape-mismatch", f"{len(labels)} labels for {rows} rows")
-    return labels
+    return labels, where
 
 
-def _loss(model: Model, axes: Axes, target: str, *, wanted: list[Any], criterion: str) -> Deployed | DeployedNumbers:
-    """The loss to raise on rows with these labels."""
-    names = next(names for known, names in zip(model.spec.targets or (), model.classes, strict=True) if known.name == target)
-    if names is None:
-        width = model.networks[0].spec.widths[[known.name for known in model.spec.targets or ()].index(target)]
-        return DeployedNumbers(model, axes, target, _values(wanted, width))
-    return Deployed(model, axes, target, _labels(wanted, names), criterion)
-
-
-def _labels(wanted: list[Any], names: tuple[str, ...]) -> Tensor:
+def _labels(wanted: list[Any], names: tuple[str, ...], where: str) -> Tensor:
     places = {name: i for i, name in enumerate(names)}
     flaws = [
-        Flaw(f"/labels/{i}", "unknown-choice", f"a label is one of {', '.join(names[:20])}")
+        Flaw(f"{where}/{i}", "unknown-choice", f"a label is one of {', '.join(names[:20])}")
         for i, value in enumerate(wanted)
         if category_text(value) not in places
     ]
     if flaws:
-        raise Invalid(flaws[:20])
+        raise Invalid(flaws[:MOST_FLAWS])
     return torch.tensor([places[str(category_text(value))] for value in wanted])
 
 
-def _values(wanted: list[Any], width: int) -> Tensor:
+def _values(wanted: list[Any], width: int, where: str) -> Tensor:
     """Rows [N, D] of a regression target's labels; a single output's may be plain numbers."""
+    plain = [(i, value) for i, value in enumerate(wanted) if width == 1 and not isinstance(value, list)]
+    flaws = [
+        Flaw(f"{where}/{i}", "wrong-type", f"a number is needed, not {cut(repr(value), 40)}")
+        for i, value in plain
+        if type(value) not in NUMBERS
+    ]
+    if flaws:
+        raise Invalid(flaws[:MOST_FLAWS])
     rows = [[value] if width == 1 and not isinstance(value, list) else value for value in wanted]
-    return torch.from_numpy(numbers(rows, (width,), "/labels", NUMBERS))
+    return torch.from_numpy(finite(numbers(rows, (width,), where, NUMBERS), where))
 
 
 def _said(said: Answer, names: tuple[str, ...] | None) -> dict[str, Any]:

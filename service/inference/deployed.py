@@ -1,13 +1,13 @@
 """The deployed predictor as attacks see it: the loss of what is really answered, on the request's point of both axes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from service.inference.asking import ask, mask_sets, network_weights
+from service.inference.asking import ask, mask_sets, network_weights, quiet
 from service.inference.model import Model
 from service.inference.pools import Classes
 from service.tricks.dropout import SCALED, Replayed
@@ -21,17 +21,18 @@ MOST_MASKS = 30
 
 @dataclass(frozen=True)
 class Deployed:
-    """A model, a point on its axes, and a classification target with labels [N] that count as right."""
+    """A model, a point on its axes, and a classification target with labels [N] that count as right; `beat` as of `ask`."""
 
     model: Model
     axes: Axes
     target: str
     labels: Tensor
     criterion: str = "cross_entropy"
+    beat: Callable[[], None] = quiet
 
     def __call__(self, x: Tensor) -> Tensor:
         """The loss [N] of the averaged probability, or its margin: max of the others minus the label's."""
-        logs = log_mean_probability(self.model, attacked(self.axes), self.target, x)
+        logs = log_mean_probability(self.model, attacked(self.axes), self.target, x, beat=self.beat)
         right = logs.gather(-1, self.labels.unsqueeze(1)).squeeze(1)
         if self.criterion == "cross_entropy":
             return -right
@@ -40,7 +41,7 @@ class Deployed:
 
     def broken(self, x: Tensor) -> Tensor:
         """Rows [N] whose answer is not the label."""
-        answer = ask(self.model, x, self.axes)[self.target]
+        answer = ask(self.model, x, self.axes, beat=self.beat)[self.target]
         return answer.prediction != self.labels if isinstance(answer, Classes) else torch.zeros(len(x), dtype=torch.bool)
 
     def only(self, chosen: Tensor) -> "Deployed":
@@ -56,11 +57,12 @@ class DeployedNumbers:
     axes: Axes
     target: str
     values: Tensor
+    beat: Callable[[], None] = quiet
 
     def __call__(self, x: Tensor) -> Tensor:
         """The squared error [N] of the averaged prediction, in the target's unit."""
         mean: Tensor | None = None
-        for said, weight in _answers(self.model, attacked(self.axes), self.target, x):
+        for said, weight in _answers(self.model, attacked(self.axes), self.target, x, beat=self.beat):
             part = (said * weight.view(-1, 1, 1).to(said.dtype)).sum(0)
             mean = part if mean is None else mean + part
         if mean is None:
@@ -84,13 +86,13 @@ def attacked(axes: Axes) -> Axes:
     return axes._replace(seed=(axes.seed + FRESH) % 2**63, samples=samples)
 
 
-def log_mean_probability(model: Model, axes: Axes, target: str, x: Tensor) -> Tensor:
+def log_mean_probability(model: Model, axes: Axes, target: str, x: Tensor, *, beat: Callable[[], None] = quiet) -> Tensor:
     """log of the weighted mean of the networks' probabilities [N, C], stable in float32, differentiable in x.
 
     One network's is its log-softmax; several are logsumexp_m(log p_m + log w_m). A geometric mean is
     the weighted mean of the log probabilities, renormalized.
     """
-    logs = [(said.log_softmax(-1), weight) for said, weight in _answers(model, axes, target, x)]
+    logs = [(said.log_softmax(-1), weight) for said, weight in _answers(model, axes, target, x, beat=beat)]
     stacked, weights = torch.cat([part for part, _ in logs]), torch.cat([weight for _, weight in logs])
     w = weights.to(stacked.dtype).view(-1, 1, 1)
     if axes.combine == "geometric":
@@ -98,7 +100,7 @@ def log_mean_probability(model: Model, axes: Axes, target: str, x: Tensor) -> Te
     return stacked[0] if len(stacked) == 1 else (stacked + w.log()).logsumexp(0)
 
 
-def _answers(model: Model, axes: Axes, target: str, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _answers(model: Model, axes: Axes, target: str, x: Tensor, *, beat: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
     """What every network says, logits or means [m, N, ..], with its weight [m]."""
     weights = network_weights(axes, len(axes.members))
     for i, member in enumerate(axes.members):
@@ -106,6 +108,7 @@ def _answers(model: Model, axes: Axes, target: str, x: Tensor) -> Iterator[tuple
         for masks, shares in mask_sets(network, axes, member=member, rows=len(x)):
             own = shares * weights[i] if weights.ndim == 1 else weights[i, at : at + len(shares)]
             at += len(shares)
+            beat()
             said = network.distributions(x, Replayed(masks) if masks else SCALED)[target]
             values = said.logits if said.logits is not None else said.mean
             if values is not None:

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.blocks import blocks
 from service.inference import metrics
-from service.inference.asking import ask
+from service.inference.asking import ask, quiet
 from service.inference.material import Material
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers, joined
@@ -20,20 +21,17 @@ from service.tricks.multitask import Target
 
 Found = dict[str, float | None]
 Rows = NDArray[np.int64]
-BLOCK_BYTES = 64 * 2**20
-"""Of encoded rows that are read at once."""
 Answers = dict[str, Answer]
 
 
-def quiet() -> None:
-    """Say nothing of progress."""
-
-
 class Inquiry:
-    """A model asked about the parts of its material, each question once: Monte Carlo passes are dear."""
+    """A model asked about the parts of its material, each question once: Monte Carlo passes are dear.
+
+    `beat` is called before each pass.
+    """
 
     def __init__(self, model: Model, material: Material, beat: Callable[[], None] = quiet) -> None:
-        self._beat = beat
+        self.beat = beat
         self.model = model
         self.material = material
         self.parts = {name: rows for name, rows in material.parts._asdict().items() if len(rows)}
@@ -48,8 +46,7 @@ class Inquiry:
         """Each target's answer on the rows of a part; the mode's name and the rule that combines cost no question."""
         question = part, axes._replace(mode="", members_name="", combine="arithmetic")
         if question not in self._answers:
-            self._beat()
-            self._answers[question] = asked(self.model, self.material, self.parts[part], question[1])
+            self._answers[question] = asked(self.model, self.material, self.parts[part], question[1], beat=self.beat)
         found = self._answers[question]
         if axes.combine == "arithmetic":
             return found
@@ -60,21 +57,16 @@ class Inquiry:
         return measure_answers(self.answers(part, axes), self.model, self.material, self.parts[part])
 
 
-def measure(model: Model, material: Material, rows: Rows, axes: Axes) -> Found:
-    """Metrics by name over some rows; with several targets `<target>.<metric>` and the weighted `loss`."""
-    return measure_answers(asked(model, material, rows, axes), model, material, rows)
-
-
-def asked(model: Model, material: Material, rows: Rows, axes: Axes) -> Answers:
+def asked(model: Model, material: Material, rows: Rows, axes: Axes, *, beat: Callable[[], None] = quiet) -> Answers:
     """Each target's answer on some rows; several members' own answers are kept."""
     keep = len(axes.members) > 1 and axes.dropout == "weight_scaled"
-    step = max(1, BLOCK_BYTES // (4 * math.prod(material.inputs.shape[1:])))
-    parts = [ask(model, material.rows(rows[at : at + step])[0].float(), axes, keep=keep) for at in range(0, len(rows), step)]
+    row_bytes = 4 * math.prod(material.inputs.shape[1:])
+    parts = [ask(model, material.rows(block)[0].float(), axes, keep=keep, beat=beat) for block in blocks(rows, row_bytes)]
     return {name: joined([part[name] for part in parts]) for name in parts[0]}
 
 
 def measure_answers(answers: Answers, model: Model, material: Material, rows: Rows) -> Found:
-    """The metrics of answers on these rows."""
+    """The metrics of answers on these rows; with several targets `<target>.<metric>` and the weighted `loss`."""
     targets = model.spec.targets or ()
     found = {t.name: of_answer(t, answers[t.name], material, rows, scale) for t, scale in zip(targets, material.scales, strict=True)}
     if len(targets) == 1:

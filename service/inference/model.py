@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from safetensors.torch import load
 from torch import Tensor
 
@@ -97,8 +96,3 @@ def from_files(read: Callable[[str], bytes]) -> Model:
     """The model whose files `read` gives by name."""
     spec, encoding, content = (read(name) for name in FILES)
     return rebuild(json.loads(spec), json.loads(encoding), content)
-
-
-def as_tensor(rows: Any) -> Tensor:
-    """Encoded rows as a float tensor."""
-    return torch.as_tensor(rows).to(torch.float32)

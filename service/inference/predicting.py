@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from torch import Tensor
 
+from service.errors import invalid
 from service.inference.asking import ask
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
@@ -39,16 +40,26 @@ class PredictRequest(Asking):
 
 
 def predict(model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None = None, level: float = 0.9) -> dict[str, Any]:
-    """The `targets` of an answer on encoded rows x [N, ...]."""
+    """The `targets` of an answer on encoded rows x [N, ...]; raises Invalid for a row so far out that the arithmetic overflows."""
     answers = ask(model, x, axes, keep=parts is not None and "members" in parts)
     shown: dict[str, Any] = {}
     for target, names in zip(model.spec.targets or (), model.classes, strict=True):
         answer = answers[target.name]
+        _check_range(answer)
         if isinstance(answer, Classes) and names is not None:
             shown[target.name] = classes(answer, names, parts if parts is not None else ("probabilities", "uncertainty"))
         elif isinstance(answer, Numbers):
             shown[target.name] = numbers(answer, parts if parts is not None else ("uncertainty",), level)
     return shown
+
+
+def _check_range(answer: Classes | Numbers) -> None:
+    """Raises Invalid at the first row whose answer is no number: JSON would have null for it."""
+    said = [answer.probabilities] if isinstance(answer, Classes) else [answer.mean, *([] if answer.variance is None else [answer.variance])]
+    for values in said:
+        wrong = (~values.isfinite()).flatten(1).any(dim=1).nonzero()
+        if len(wrong):
+            raise invalid(f"/inputs/{int(wrong[0])}", "non-finite", "the answer to this row is beyond the range of the network's numbers")
 
 
 def classes(answer: Classes, names: Names, parts: Sequence[str]) -> dict[str, Any]:

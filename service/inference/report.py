@@ -1,6 +1,6 @@
 """The report: what was measured of a model, as JSON."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from service.checks import matching
 from service.errors import TemperError
 from service.inference.asking import ask, check_axes, droppable
 from service.inference.material import Material
-from service.inference.measuring import Found, Inquiry, jsonable_object, member_errors, quiet, temperature, variance_decomposition
+from service.inference.measuring import Found, Inquiry, jsonable_object, member_errors, temperature, variance_decomposition
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.nets.network import weights_of
@@ -30,10 +30,10 @@ def default_axes(model: Model) -> Axes:
     return Asking().axes(model)
 
 
-def build(model: Model, material: Material, summaries: Sequence[Summary], *, beat: Callable[[], None] = quiet) -> dict[str, Any]:
-    """The whole report of a freshly trained model; `beat` is called before each question it asks."""
+def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """The whole report of a freshly trained model."""
+    model, material = inquiry.model, inquiry.material
     axes = default_axes(model)
-    inquiry = Inquiry(model, material, beat)
     tested = "test" in inquiry.parts
     splits = {name: inquiry.measure(name, axes) for name in inquiry.parts}
     return jsonable_object(
@@ -208,7 +208,7 @@ def _invariance(inquiry: Inquiry) -> dict[str, float]:
     found: dict[str, float] = {}
     for transform in inquiry.model.spec.augmentation:
         x = transform(inquiry.material.rows(inquiry.parts["test"])[0].float(), torch.Generator().manual_seed(0))
-        found[transform.type] = float((center(ask(inquiry.model, x, axes)[name]) - center(before)).abs().mean())
+        found[transform.type] = float((center(ask(inquiry.model, x, axes, beat=inquiry.beat)[name]) - center(before)).abs().mean())
     return found
 
 

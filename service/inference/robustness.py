@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
 
-from service.inference.asking import ask
+from service.inference.asking import ask, quiet
 from service.inference.attacking import bounds_used, box_of, run
 from service.inference.deployed import Deployed, DeployedNumbers
-from service.inference.measuring import quiet
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
 from service.seeds import derive
@@ -38,7 +37,10 @@ def accuracy(right: Bools) -> dict[str, float]:
 
 
 class Subject:
-    """A model under attack: labelled rows of one part from number `first` on, on one point of its axes."""
+    """A model under attack: labelled rows of one part from number `first` on, on one point of its axes.
+
+    `beat` is called before each pass.
+    """
 
     def __init__(self, model: Model, axes: Axes, x: Tensor, labels: Tensor, *, first: int = 0, beat: Callable[[], None] = quiet) -> None:
         self.first = first
@@ -48,15 +50,15 @@ class Subject:
         self.x = x
         self.labels = labels
         self.target = (model.spec.targets or ())[0].name
-        answer = ask(model, x, axes)[self.target]
+        answer = ask(model, x, axes, beat=beat)[self.target]
         self.right = answer.prediction == labels if isinstance(answer, Classes) else torch.ones(len(x), dtype=torch.bool)
         self.clean = answer
 
     def loss(self, chosen: Tensor, criterion: str) -> Deployed | DeployedNumbers:
         """The deployed loss of some rows."""
         if isinstance(self.clean, Classes):
-            return Deployed(self.model, self.axes, self.target, self.labels[chosen], criterion)
-        return DeployedNumbers(self.model, self.axes, self.target, self.labels[chosen])
+            return Deployed(self.model, self.axes, self.target, self.labels[chosen], criterion, beat=self.beat)
+        return DeployedNumbers(self.model, self.axes, self.target, self.labels[chosen], beat=self.beat)
 
     def attack(self, attack: Attack) -> tuple[Tensor, Tensor, Tensor | None]:
         """Perturbed rows, rows still right [N], and rows without gradient [N] (of those attacked; None for noise)."""
@@ -69,7 +71,6 @@ class Subject:
             loss_of = self.loss(chosen, attack.criterion)
             # A stream per batch: with one seed for all, every batch would see the same noise.
             drawn = attack.model_copy(update={"seed": derive(attack.seed, self.first + int(chosen[0]), "attack")})
-            self.beat()
             result = run(drawn, self.x[chosen], loss_of, box)
             moved[chosen] = result.inputs
             standing[chosen] = ~loss_of.broken(result.inputs)
@@ -79,7 +80,7 @@ class Subject:
 
     def errors(self, x: Tensor) -> list[float]:
         """Squared errors of a regression target, mean over its outputs."""
-        answer = ask(self.model, x, self.axes)[self.target]
+        answer = ask(self.model, x, self.axes, beat=self.beat)[self.target]
         if not isinstance(answer, Numbers):
             raise TypeError("classes have no squared error")
         return list((answer.mean - self.labels).square().mean(-1).tolist())

@@ -31,9 +31,9 @@ def read_rows(inputs: Any, encoding: Encoding, *, most: int, where: str = "/inpu
     if encoding.array:
         rows = [_unwrapped(row, encoding, f"{where}/{i}") for i, row in enumerate(inputs)]
         kinds = NUMBERS if encoding.array.fill is None else NUMBERS_OR_NULL
-        return _finite(encoding.array.filled(numbers(rows, encoding.shape, where, kinds)), where)
+        return finite(encoding.array.filled(numbers(rows, encoding.shape, where, kinds)), where)
     if not encoding.categorical and all(type(row) is list for row in inputs) and not _gaps(inputs):
-        plain = _finite(numbers(inputs, (len(encoding.inputs),), where, NUMBERS), where)
+        plain = finite(numbers(inputs, (len(encoding.inputs),), where, NUMBERS), where)
         return encoding.table({column.name: plain[:, i].astype(np.float64) for i, column in enumerate(encoding.inputs)}, {})
     return _table(inputs, encoding, where)
 
@@ -53,8 +53,9 @@ def _gaps(rows: list[list[Any]]) -> bool:
     return any(None in row for row in rows)
 
 
+@np.errstate(over="ignore")
 def numbers(rows: list[Any], shape: tuple[int, ...], where: str, kinds: set[type]) -> Floats:
-    """Rows of values of these kinds, each of `shape` nested or flat; null becomes NaN."""
+    """Rows of values of these kinds, each of `shape` nested or flat; null becomes NaN, what float32 cannot hold infinite."""
     encoded = np.empty((len(rows), *shape), dtype=np.float32)
     flaws: list[Flaw] = []
     for i, row in enumerate(rows):
@@ -93,7 +94,7 @@ def _entries(values: list[Any], kinds: set[type], where: str) -> Flaw | None:
     return Flaw(f"{where}/{i}", "wrong-type", f"a number is needed, not {cut(repr(values[i]), 40)}")
 
 
-def _finite(encoded: Floats, where: str) -> Floats:
+def finite(encoded: Floats, where: str) -> Floats:
     """The rows, unless a number is too large for float32."""
     if np.isfinite(encoded).all():
         return encoded
@@ -118,7 +119,7 @@ def _table(inputs: list[Any], encoding: Encoding, where: str) -> Floats:
                 break
     if flaws:
         raise Invalid(flaws[:MOST_FLAWS])
-    return _finite(encoding.table(values, places), where)
+    return finite(encoding.table(values, places), where)
 
 
 def _named(row: Any, encoding: Encoding, where: str) -> list[tuple[str, Any]]:

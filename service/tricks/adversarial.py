@@ -22,7 +22,7 @@ class FGSMTraining(Value):
     """FGSM."""
     norm: NormName = "linf"
     """In which the perturbation is measured."""
-    epsilon: Annotated[float, Field(ge=0, examples=[1.0])]
+    epsilon: Annotated[float, Field(ge=0, le=1e30, examples=[1.0])]
     """Its size, in the inputs' own unit."""
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The share of the adversarial loss."""

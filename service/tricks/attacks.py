@@ -16,7 +16,7 @@ from service.tricks.norms import NORMS, Norm, NormName, rows
 from service.values import ITEMS, Seed, Value
 
 Bound = Annotated[float, Field(ge=-1e30, le=1e30)]
-Epsilon = Annotated[float, Field(ge=0, examples=[1.0])]
+Epsilon = Annotated[float, Field(ge=0, le=1e30, examples=[1.0])]
 
 
 class LossOf(Protocol):
@@ -183,7 +183,7 @@ class PGD(_Attack):
     """Many projected steps along the gradient."""
     steps: Annotated[int, Field(ge=1, le=10_000)] = 40
     """Steps of each restart."""
-    step_size: Annotated[float, Field(gt=0)] | None = None
+    step_size: Annotated[float, Field(gt=0, le=1e30)] | None = None
     """Length of a step; null: 2.5 epsilon / steps."""
     restarts: Annotated[int, Field(ge=1, le=100)] = 1
     """Starts; the worst counts."""

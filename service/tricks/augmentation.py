@@ -15,7 +15,7 @@ class GaussianNoise(Value):
 
     type: Literal["gaussian_noise"] = "gaussian_noise"
     """Gaussian noise."""
-    std: Annotated[float, Field(ge=0, examples=[1.0])]
+    std: Annotated[float, Field(ge=0, le=1e30, examples=[1.0])]
     """Standard deviation, in the inputs' own unit."""
     probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of rows that is changed."""

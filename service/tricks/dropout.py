@@ -104,4 +104,4 @@ def _dropout(value: Any) -> Any:
     return {"hidden": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-DropoutRates = Annotated[Dropout, BeforeValidator(_dropout)]
+DropoutRates = Annotated[Dropout, BeforeValidator(_dropout, json_schema_input_type=DropRate | Dropout)]

@@ -1,5 +1,6 @@
 """How a model is asked: which members, what becomes of dropout, and how answers are combined."""
 
+import math
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BeforeValidator, Field
@@ -38,7 +39,8 @@ def _members(value: Any) -> Any:
 def _weights(value: Any) -> Any:
     if value in ("model", "equal"):
         return value
-    if isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for v in value) and sum(value) > 0:
+    numbers = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for v in value)
+    if numbers and 0 < sum(value) < math.inf:
         return tuple(float(v) for v in value)
     raise refuse("value-out-of-range", 'weights are "model", "equal" or numbers >= 0, one for each network asked')
 

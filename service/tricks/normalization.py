@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from service.blocks import blocks
 from service.values import Value
 
 Scope = Literal["feature", "channel", "all"]
-_BLOCK_BYTES = 64 * 2**20
 
 
 class Moments:
@@ -50,9 +50,8 @@ class Moments:
 def moments(x: NDArray[np.generic], rows: NDArray[np.int64], axes: tuple[int, ...]) -> Moments:
     """The moments of some rows of an array that may be larger than memory."""
     found = Moments(axes)
-    step = max(1, _BLOCK_BYTES // (8 * math.prod(x.shape[1:])))
-    for start in range(0, len(rows), step):
-        found.add(x[rows[start : start + step]])
+    for block in blocks(rows, 8 * math.prod(x.shape[1:])):
+        found.add(x[block])
     return found
 
 
@@ -70,10 +69,6 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x in normalized units."""
         return (x.to(self.shift.dtype) - self.shift) / self.scale
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """z back in the user's units: scale z + shift."""
-        return z * self.scale + self.shift
 
 
 class Preprocessing(Value):

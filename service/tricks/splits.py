@@ -1,5 +1,6 @@
 """Splits: which rows train, which validate, which test; fixed by the spec and the data alone."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -84,7 +85,14 @@ def draw(split: Split | Literal["given"], rows: int, columns: Columns) -> Parts:
         parts.append(np.sort(np.concatenate([listed[part], taken])))
     if not len(pool) or any(count and not len(part) for count, part in zip(counts, parts, strict=True)):
         raise invalid("/split", "inconsistent-spec", "there are too few groups for all parts")
+    if split.group is not None and columns.groups is not None and _shared(columns.groups, (pool, *parts)):
+        raise invalid("/split", "inconsistent-spec", "rows that are listed share a group with rows of another part")
     return Parts(pool, parts[1], parts[0])
+
+
+def _shared(groups: NDArray[np.generic], parts: Sequence[Rows]) -> bool:
+    """Whether a group has rows in two parts."""
+    return sum(len(np.unique(groups[part])) for part in parts) > len(np.unique(groups))
 
 
 def _listed(numbers: tuple[int, ...] | None) -> Rows:

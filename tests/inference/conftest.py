@@ -13,12 +13,13 @@ from torch import Tensor
 from service.data.encoding import ArrayInput, CategoricalInput, Encoding, NumericInput
 from service.inference.asking import ask
 from service.inference.material import Material
+from service.inference.measuring import asked, measure_answers
 from service.inference.model import Model, serving
 from service.inference.robustness import Subject
 from service.nets.network import Network, NetworkSpec, Scale
 from service.spec import TrainSpec
 from service.tricks.attacks import PGD
-from service.tricks.modes import Asking
+from service.tricks.modes import Asking, Axes
 from service.tricks.normalization import Normalize
 from service.tricks.splits import Parts
 
@@ -112,6 +113,10 @@ class Workbench:
         return Material(
             model.spec, first.spec, model.encoding, first.preprocess, scales, model.classes, parts, x.numpy(), known, originals
         )  # fmt: skip
+
+    def measure(self, model: Model, material: Material, rows: NDArray[np.int64], axes: Axes) -> dict[str, float | None]:
+        """Metrics by name over some rows."""
+        return measure_answers(asked(model, material, rows, axes), model, material, rows)
 
     def said(self, model: Model, x: Tensor, *, keep: bool = False, **fields: Any) -> Any:
         """The first target's answer."""

@@ -1,13 +1,15 @@
 """Attacks on the predictor that answers: whose loss it is, and what must not change."""
 
 import itertools
+import math
 from typing import Any, get_args
 
 import pytest
 import torch
 
+from service.errors import Invalid
 from service.inference.asking import ask
-from service.inference.attacking import bounds_used, box_of, run
+from service.inference.attacking import AttackRequest, answer, bounds_used, box_of, run
 from service.inference.deployed import Deployed, DeployedNumbers, attacked
 from service.tricks.attacks import FGSM, PGD, Attack, gradient
 from service.tricks.modes import Asking, Mode
@@ -177,3 +179,38 @@ def test_run_gives_back_other_rows(bench: Any, kind: type) -> None:
     for epsilon in (0.0, 0.3):
         found = run(bench.attack(kind, epsilon=epsilon), x, loss, box_of(bench.attack(kind), model.encoding)).inputs
         assert found.data_ptr() != x.data_ptr()
+
+
+NO_NUMBERS = {
+    "text": ("3.5", "wrong-type"),
+    "a boolean": (True, "wrong-type"),
+    "null": (None, "wrong-type"),
+    "an object": ({}, "wrong-type"),
+    "not a number": (math.nan, "non-finite"),
+    "infinite": (-math.inf, "non-finite"),
+    "beyond float32": (1e300, "non-finite"),
+    "two numbers": ([1.0, 2.0], "shape-mismatch"),
+}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("name", NO_NUMBERS)
+def test_labels_of_a_number_are_finite_numbers(bench: Any, name: str, named: bool) -> None:
+    """The pointer is the label's, also where labels are given by target."""
+    wrong, code = NO_NUMBERS[name]
+    model, labels = bench.model(NUMBER), [5, [4.5], wrong, 7.0]
+    sent = {"inputs": bench.inputs(4).tolist(), "labels": {"size": labels} if named else labels, "attack": {"type": "fgsm", "epsilon": 0.1}}
+    with pytest.raises(Invalid) as caught:
+        answer(model, AttackRequest.model_validate(sent), most_rows=10)
+    assert [(flaw.pointer, flaw.code) for flaw in caught.value.flaws] == [("/labels/size/2" if named else "/labels/2", code)]
+    labels[2] = 0
+    found = answer(model, AttackRequest.model_validate(sent), most_rows=10)
+    assert found["success"] == [None] * 4
+
+
+@pytest.mark.parametrize("wrong", ["d", True, 1, None, ["a"], math.nan])
+def test_labels_of_a_class_are_its_names(bench: Any, wrong: Any) -> None:
+    sent = {"inputs": bench.inputs(3).tolist(), "labels": ["a", wrong, "c"], "attack": {"type": "fgsm", "epsilon": 0.1}}
+    with pytest.raises(Invalid) as caught:
+        answer(bench.model(), AttackRequest.model_validate(sent), most_rows=10)
+    assert [(flaw.pointer, flaw.code) for flaw in caught.value.flaws] == [("/labels/1", "unknown-choice")]

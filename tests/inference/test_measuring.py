@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.inference.asking import ask
-from service.inference.measuring import measure, member_errors, of_answer, temperature, variance_decomposition
+from service.inference.measuring import member_errors, of_answer, temperature, variance_decomposition
 from service.inference.model import Model
 from service.inference.pools import Numbers
 from service.tricks.modes import Asking
@@ -83,10 +83,10 @@ def test_the_formula_gives_the_error_that_is_measured(bench: Any, target: Any, e
     found = variance_decomposition(errors)
     assert name == error
     assert errors.shape[:2] == (4, 29), "rows without a label are left out"
-    assert found["predicted_error"] == pytest.approx(measure(model, material, ROWS, ALL.axes(model))[error], rel=1e-6)
-    each = [measure(model, material, ROWS, Asking(members=i).axes(model))[error] for i in range(4)]
+    assert found["predicted_error"] == pytest.approx(bench.measure(model, material, ROWS, ALL.axes(model))[error], rel=1e-6)
+    each = [bench.measure(model, material, ROWS, Asking(members=i).axes(model))[error] for i in range(4)]
     assert found["v"] == pytest.approx(np.mean(each), rel=1e-6)
-    assert measure(model, material, ROWS, ALL.axes(model))[error] <= np.mean(each)
+    assert bench.measure(model, material, ROWS, ALL.axes(model))[error] <= np.mean(each)
 
 
 # --- metrics and losses ---------------------------------------------------------------------------------------------
@@ -95,19 +95,19 @@ def test_the_formula_gives_the_error_that_is_measured(bench: Any, target: Any, e
 def test_the_metrics_of_classes_are_those_of_the_answer(bench: Any) -> None:
     model, x = bench.model(hidden=[5], size=3), bench.inputs(30)
     material = bench.material(model, x, labels())
-    found = measure(model, material, ROWS, ALL.axes(model))
+    found = bench.measure(model, material, ROWS, ALL.axes(model))
     p = ask(model, x, ALL.axes(model))["kind"].probabilities.numpy()
     nll = -np.log(p[ROWS, labels()["kind"]]).mean()
     assert found["loss"] == found["nll"] == pytest.approx(nll, rel=1e-10)
     assert found["accuracy"] == pytest.approx((p.argmax(1) == labels()["kind"]).mean())
-    some = measure(model, material, ROWS[::2], ALL.axes(model))
+    some = bench.measure(model, material, ROWS[::2], ALL.axes(model))
     assert some["nll"] == pytest.approx(-np.log(p[::2][np.arange(15), labels()["kind"][::2]]).mean(), rel=1e-10)
 
 
 def test_the_loss_of_numbers_is_in_normalized_units_and_all_else_is_not(bench: Any) -> None:
     """Mean 5 and standard deviation 2 of the target: errors are twice as large in its own unit."""
     model, x = bench.model(NUMBER, hidden=[5]), bench.inputs(30)
-    found = measure(model, bench.material(model, x, labels()), ROWS, Asking().axes(model))
+    found = bench.measure(model, bench.material(model, x, labels()), ROWS, Asking().axes(model))
     mean = ask(model, x, Asking().axes(model))["size"].mean.numpy()[:, 0]
     assert found["mse"] == pytest.approx(((mean - labels()["size"]) ** 2).mean(), rel=1e-6)
     assert found["loss"] == pytest.approx(found["mse"] / 4, rel=1e-6)
@@ -119,7 +119,7 @@ def test_the_loss_of_numbers_is_in_normalized_units_and_all_else_is_not(bench: A
 def test_the_likelihood_of_numbers_is_that_of_the_original_target(bench: Any) -> None:
     model, x = bench.model(GAUSSIAN, hidden=[5]), bench.inputs(30)
     material = bench.material(model, x, labels())
-    found = measure(model, material, ROWS, Asking().axes(model))
+    found = bench.measure(model, material, ROWS, Asking().axes(model))
     with torch.no_grad():
         losses = model.spec.targets[0].losses(model.networks[0](x)["size"], material.labels["size"])
     assert found["loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
@@ -131,15 +131,15 @@ def test_a_mixture_is_no_worse_than_its_mean_member(bench: Any) -> None:
     material = bench.material(model, x, labels())
     for row in range(30):
         one = np.array([row])
-        mixture = measure(model, material, one, ALL.axes(model))["nll_mixture"]
-        each = [measure(model, material, one, Asking(members=i).axes(model))["nll"] for i in range(5)]
+        mixture = bench.measure(model, material, one, ALL.axes(model))["nll_mixture"]
+        each = [bench.measure(model, material, one, Asking(members=i).axes(model))["nll"] for i in range(5)]
         assert mixture <= np.mean(each) + 1e-9
 
 
 def test_several_targets_have_names_and_a_weighted_loss(bench: Any) -> None:
     kind = {"task": "classification", "name": "kind", "weight": 0.25}
     model, x = bench.model(kind, {**NUMBER, "weight": 3.0}, hidden=[5]), bench.inputs(30)
-    found = measure(model, bench.material(model, x, labels()), ROWS, Asking().axes(model))
+    found = bench.measure(model, bench.material(model, x, labels()), ROWS, Asking().axes(model))
     assert found["loss"] == pytest.approx(0.25 * found["kind.loss"] + 3 * found["size.loss"], rel=1e-12)
     assert {"kind.accuracy", "kind.auroc", "size.rmse", "size.r2"} <= set(found)
 
@@ -159,7 +159,7 @@ def test_nothing_is_measured_where_no_label_is_known(bench: Any) -> None:
     for target in ((), (NUMBER,)):
         model, x = bench.model(*target), bench.inputs(30)
         material = bench.material(model, x, {"kind": np.full(30, -1), "size": np.full(30, np.nan)})
-        assert {value for value in measure(model, material, ROWS, Asking().axes(model)).values() if value is not None} == set()
+        assert {value for value in bench.measure(model, material, ROWS, Asking().axes(model)).values() if value is not None} == set()
 
 
 # --- temperature ----------------------------------------------------------------------------------------------------
@@ -217,4 +217,6 @@ def test_the_best_member_is_asked_for_by_its_index(bench: Any) -> None:
     model, x = bench.model(hidden=[5], size=3), bench.inputs(30)
     material = bench.material(model, x, labels())
     last = Model(model.spec, model.encoding, model.classes, model.networks, 2)
-    assert measure(last, material, ROWS, Asking(mode="single").axes(last)) == measure(model, material, ROWS, Asking(members=2).axes(model))
+    assert bench.measure(last, material, ROWS, Asking(mode="single").axes(last)) == bench.measure(
+        model, material, ROWS, Asking(members=2).axes(model)
+    )

@@ -14,6 +14,7 @@ from service.data.columns import Columns
 from service.data.ingest import ingest
 from service.inference import metrics, report, report_page
 from service.inference.material import Material, prepare
+from service.inference.measuring import Inquiry
 from service.inference.model import Model, serving
 from service.inference.plots import all_plots, confusion_matrix, coverage, learning_curves, reliability
 from service.inference.plots.canvas import label, thin
@@ -37,7 +38,7 @@ class Trained(NamedTuple):
     summaries: list[dict[str, Any]]
 
     def plots(self) -> dict[str, bytes]:
-        return all_plots(self.model, self.material, self.measured, histories=self.histories, summaries=self.summaries)
+        return all_plots(Inquiry(self.model, self.material), self.measured, histories=self.histories, summaries=self.summaries)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def fit(spec: TrainSpec, columns: Columns) -> Trained:
         kept = {"best": run.patience.best, "best_epoch": run.patience.epoch, "best_step": run.patience.step}
         summaries.append({"member": member, **kept, "stopped_epoch": run.epoch, "stop_reason": run.reason})
     model = Model(spec, material.encoding, material.classes, tuple(networks), best_member(spec, summaries))
-    return Trained(model, material, report.build(model, material, summaries), histories, summaries)
+    return Trained(model, material, report.build(Inquiry(model, material), summaries), histories, summaries)
 
 
 @pytest.fixture(scope="module")

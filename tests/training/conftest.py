@@ -17,10 +17,12 @@ from service.data.columns import Columns
 from service.data.formats import Origin
 from service.data.parse import Request, parse
 from service.inference.material import Material, prepare
+from service.inference.measuring import asked, measure_answers
 from service.inference.model import Model, serving
 from service.resolving import Source, resolve
 from service.settings import Settings
 from service.spec import TrainSpec
+from service.tricks.modes import Axes
 from workers.training.checkpointing import pack, unpack
 from workers.training.loop import Epoch, Task, train
 from workers.training.run import Run, build, start
@@ -126,6 +128,10 @@ class Bench:
             network.load(unpack(member.weights))
             networks.append(serving(network))
         return Model(material.spec, material.encoding, material.classes, tuple(networks), 0)
+
+    def measure(self, model: Model, material: Material, rows: NDArray[np.int64], axes: Axes) -> dict[str, float | None]:
+        """Metrics by name over some rows."""
+        return measure_answers(asked(model, material, rows, axes), model, material, rows)
 
     def freeze(self, run: Run) -> Frozen:
         """A run as the bytes of a checkpoint."""

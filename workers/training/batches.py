@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.blocks import block_rows
+
 Labels = dict[str, Tensor]
-BLOCK_BYTES = 64 * 2**20
 
 
 class Batches:
@@ -22,7 +23,7 @@ class Batches:
         self.size = size
         self._device = device
         row_bytes = max(1, inputs.nbytes // max(1, len(inputs)))
-        self._block = max(1, BLOCK_BYTES // (row_bytes * size)) * size
+        self._block = block_rows(row_bytes * size) * size
 
     def __len__(self) -> int:
         """Batches in an epoch."""

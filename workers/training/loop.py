@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from service.blocks import blocks
 from service.errors import TemperError
+from service.inference.asking import quiet
 from service.inference.material import Material
 from service.inference.quick import MEASURED, QUICK, Known, known, measured, quick_means, quick_sums
 from service.nets.network import Network
@@ -23,6 +23,7 @@ from workers.training.objective import DataLoss, Labels, Penalties
 from workers.training.run import Run
 
 EVALUATION_ROWS = 4096
+"""Most validation rows of one pass: more would not stay in a processor's cache."""
 
 
 class Diverged(TemperError):
@@ -51,12 +52,14 @@ class Tick:
 class Task:
     """What does not change while one member trains: data, objective, schedule, rules."""
 
-    def __init__(self, material: Material, run: Run, device: torch.device) -> None:
+    def __init__(self, material: Material, run: Run, device: torch.device, *, beat: Callable[[], None] = quiet) -> None:
         spec = material.spec
         rows = spec.ensemble.rows(run.member, material.parts.train, seed=spec.seed)
         size = len(rows) if spec.batch_size == "full" else min(int(spec.batch_size or 64), len(rows))
         self.spec = spec
         self.device = device
+        self.beat = beat
+        """Called before each block of validation rows."""
         self.batches = Batches(material.inputs, material.labels, rows, size=size, device=device)
         self.loss = DataLoss(spec.targets or (), material.labels)
         self.penalties = Penalties(spec, run.network)
@@ -70,11 +73,13 @@ class Task:
         self.scheduled = not isinstance(spec.schedule, Constant)
         self.steps = min(spec.epochs * len(self.batches), spec.max_steps or spec.epochs * len(self.batches))
         self.gate: Gate = Sampled(run.streams["masks"]) if spec.architecture.drops else SCALED
-        stopping = spec.early_stopping
-        monitor = monitored(spec, stopping.monitor) if stopping else "loss"
+        watched = spec.monitored or "validation.loss"
+        monitor = watched.removeprefix("validation.")
         self.slow = monitor if monitor.rpartition(".")[2] not in MEASURED or _density(spec, monitor) else ""
-        self.curves = {"train.loss", "validation.loss"} | ({f"validation.{monitored(spec, stopping.monitor)}"} if stopping else set())
-        self.validation = [_known(spec, *material.rows(part), device) for part in _blocks(material.parts.validation)]
+        self.curves = {"train.loss", "validation.loss", watched}
+        row_bytes = 4 * sum(site.units for site in run.network.sites)
+        parts = blocks(material.parts.validation, row_bytes, most=EVALUATION_ROWS)
+        self.validation = [_known(spec, *material.rows(part), device) for part in parts]
 
 
 def train(run: Run, task: Task, *, tick_s: float = 0.25, clock: Callable[[], float] = time.monotonic) -> Iterator[Epoch | Tick]:
@@ -169,37 +174,30 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
 
 def _decide(run: Run, task: Task, values: dict[str, float]) -> None:
     """Set the run's reason when it ends with this epoch."""
-    stopping = task.spec.early_stopping
+    stopping, watched = task.spec.early_stopping, task.spec.monitored
     if not math.isfinite(values["train.loss"]):
         if not run.best:
             raise Diverged(f"The loss of member {run.member} was {values['train.loss']} in epoch {run.epoch}; lower the learning rate.")
         run.reason = "diverged"
         return
-    if stopping is None:
+    if stopping is None or watched is None:
         run.patience = Patience(epoch=run.epoch, step=run.step)
         run.keep_best()
     else:
-        value = values[f"validation.{monitored(task.spec, stopping.monitor)}"]
-        run.patience = stopping.observe(run.patience, value, epoch=run.epoch, step=run.step)
+        run.patience = stopping.observe(run.patience, values[watched], epoch=run.epoch, step=run.step)
         if run.patience.epoch == run.epoch:
             run.keep_best()
         if stopping.stops(run.patience):
             run.reason = "early_stopping"
     if run.reason is None and run.step >= task.steps:
         run.reason = "epochs" if run.epoch >= task.spec.epochs else "max_steps"
-    if run.reason is not None and not run.best and stopping is not None:
-        raise Diverged(f"validation.{stopping.monitor} of member {run.member} was never a finite number; nothing is worth keeping.")
+    if run.reason is not None and not run.best and watched is not None:
+        raise Diverged(f"{watched} of member {run.member} was never a finite number; nothing is worth keeping.")
 
 
 def _density(spec: TrainSpec, monitor: str) -> bool:
     """Whether a regression's density is monitored, which the quick metrics do not have."""
     return monitor.rpartition(".")[2] == "nll" and all(target.task == "regression" for target in spec.targets or ())
-
-
-def monitored(spec: TrainSpec, monitor: str) -> str:
-    """A monitor as its series is called: with one target, without the target's name."""
-    targets = spec.targets or ()
-    return monitor.removeprefix(f"{targets[0].name}.") if len(targets) == 1 else monitor
 
 
 @torch.inference_mode()
@@ -212,6 +210,7 @@ def evaluate(network: Network, task: Task) -> dict[str, float]:
     sums: dict[str, Tensor] = {}
     raws: list[dict[str, Tensor]] = []
     for x, truths in task.validation:
+        task.beat()
         raw = network(x.to(task.device))
         if task.slow:
             raws.append({name: values.cpu() for name, values in raw.items()})
@@ -249,8 +248,3 @@ def _named(sums: dict[str, float], task: Task) -> dict[str, float]:
 def _known(spec: TrainSpec, x: Tensor, labels: Labels, device: torch.device) -> tuple[Tensor, dict[str, Known]]:
     """Validation rows with what their labels say, prepared once for all epochs."""
     return x, {target.name: known(target, labels[target.name].to(device)) for target in spec.targets or ()}
-
-
-def _blocks(part: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Some rows in blocks that fit a forward pass."""
-    return [part[start : start + EVALUATION_ROWS] for start in range(0, len(part), EVALUATION_ROWS)]

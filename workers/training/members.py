@@ -3,15 +3,14 @@
 import json
 import time
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
 from service.inference.material import Material
-from service.storage.files import Folder
 from workers.messages import Assignment, Checkpointed, Done, Drained, Progress
-from workers.training.checkpointing import Writer, pack, read, write_bytes
+from workers.training.checkpointing import Writer, newest, pack, read, write_bytes
 from workers.training.link import Link
 from workers.training.loop import Epoch, Task, train
 from workers.training.run import Run, start
@@ -30,9 +29,9 @@ class Shard:
         self.material = material
         self.link = link
         self.device = device
-        self.folder = Folder(Path(assignment.files_root))
+        self.store = assignment.store
         self.done: list[Summary] = []
-        self.writer = Writer(self.folder, assignment.scratch_key, lambda record: link.send(Checkpointed(record)))
+        self.writer = Writer(self.store, assignment.scratch_key, lambda record: link.send(Checkpointed(record)))
         self._began = time.monotonic()
         self._saved = 0.0
         self._saves = 0
@@ -41,13 +40,13 @@ class Shard:
 
     def run(self) -> Done | Drained:
         """Train what is left of the shard."""
-        checkpoint = self.assignment.checkpoint
-        self.done = list(checkpoint["done"]) if checkpoint else []
+        saved = newest(self.assignment.checkpoint, partial(read, self.store), self.link.log)
+        self.done = list(saved[0]["done"]) if saved else []
         self._resumed_at = len(self.done) / len(self.assignment.members)
         for member in self.assignment.members[len(self.done) :]:
             run = start(self.material, member, self.device)
-            if checkpoint and checkpoint["member"] == member:
-                run.restore(*read(self.folder, checkpoint))
+            if saved and saved[0]["member"] == member:
+                run.restore(*saved[1])
                 self._resumed_at += min(1.0, run.epoch / self.material.spec.epochs) / len(self.assignment.members)
                 self.link.log(f"member {member} resumed at epoch {run.epoch}, step {run.step}")
             if not self._train(run):
@@ -64,7 +63,7 @@ class Shard:
 
     def _train(self, run: Run) -> bool:
         """Train one member to its end; False when the worker drains."""
-        task = Task(self.material, run, self.device)
+        task = Task(self.material, run, self.device, beat=lambda: self._report(run, 0.0))
         rows = len(self.material.parts.train)
         self.link.log(f"member {run.member} trains on {task.batches.rows} of {rows} training rows, {len(task.batches)} steps an epoch")
         for record in train(run, task):
@@ -105,18 +104,16 @@ class Shard:
         if not run.best:
             return None
         key = f"{self.assignment.scratch_key}/member-{run.member}.safetensors"
-        stopping = self.material.spec.early_stopping
         return {
             "member": run.member,
-            "file": write_bytes(self.folder, key, pack(run.best)),
-            "monitor": stopping.monitor if stopping else None,
+            "file": write_bytes(self.store, key, pack(run.best)),
             "best": run.patience.best,
             "best_epoch": run.patience.epoch,
             "best_step": run.patience.step,
             "stopped_epoch": run.epoch,
             "stopped_step": run.step,
             "stop_reason": run.reason,
-            "history": write_bytes(self.folder, key.replace(".safetensors", ".json"), json.dumps(run.history).encode()),
+            "history": write_bytes(self.store, key.replace(".safetensors", ".json"), json.dumps(run.history).encode()),
         }
 
     def _report(self, run: Run, share: float) -> None:
@@ -125,10 +122,6 @@ class Shard:
         elapsed, gained = time.monotonic() - self._began, fraction - self._resumed_at
         eta = elapsed * (1 - fraction) / gained if gained > 0 else None
         best = None
-        if run.patience.best is not None and self.material.spec.early_stopping is not None:
-            best = {
-                "metric": f"validation.{self.material.spec.early_stopping.monitor}",
-                "value": run.patience.best,
-                "epoch": run.patience.epoch,
-            }
+        if run.patience.best is not None:
+            best = {"metric": self.material.spec.monitored, "value": run.patience.best, "epoch": run.patience.epoch}
         self.link.progress(Progress(fraction, run.epoch, len(self.done), eta, "training", best))

@@ -1,19 +1,19 @@
 """The last shard of a job: combine what the others left, measure it, and put the model where it can be asked."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-from service.data.columns import Columns
+from service.data.columns import stored
 from service.inference import report, report_page
 from service.inference.material import Material, prepare
+from service.inference.measuring import Inquiry
 from service.inference.model import Model, serving
 from service.inference.plots import all_plots
 from service.spec import TrainSpec
-from service.storage.files import Folder
+from service.storage.files import Store
 from service.tricks.stopping import improves
 from workers.messages import Assignment, Done, Progress
-from workers.training.checkpointing import Record, pack, read_bytes, unpack, write_bytes
+from workers.training.checkpointing import Record, pack, unpack, write_bytes
 from workers.training.link import Link
 from workers.training.robustness import publish_robustness
 from workers.training.run import build
@@ -34,36 +34,35 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
     ordered = {result["ordered"] for result in assignment.results} - {None}
     if not summaries:
         return Done({"model": None, "result": {}, "best": None, "stop_reason": next(iter(ordered), "user_stop")})
-    material = prepare(spec, Columns(Path(assignment.dataset_folder)))
-    folder = Folder(Path(assignment.files_root))
-    model = gather(material, folder, summaries)
+    material = prepare(spec, stored(assignment.store, assignment.dataset_id))
+    model = gather(material, assignment.store, summaries)
     link.send(Progress(1.0, 0, model.size, None, "evaluating", None))
-    measured = report.build(model, material, summaries, beat=lambda: link.progress(Progress(1.0, 0, model.size, None, "evaluating", None)))
-    histories = {int(summary["member"]): json.loads(read_bytes(folder, summary["history"])) for summary in summaries}
+    inquiry = Inquiry(model, material, lambda: link.progress(Progress(1.0, 0, model.size, None, "evaluating", None)))
+    measured = report.build(inquiry, summaries)
+    histories = {int(summary["member"]): json.loads(assignment.store.read(summary["history"])) for summary in summaries}
     link.send(Progress(1.0, 0, model.size, None, "publishing", None))
     about = _about(model)
-    plots = all_plots(model, material, measured, histories=histories, summaries=summaries)
+    plots = all_plots(inquiry, measured, histories=histories, summaries=summaries)
     contents = {**_contents(model, measured), **plots, "report.html": report_page.render(measured, plots, about)}
-    files = {name: write_bytes(folder, f"models/{assignment.model_id}/{name}", content) for name, content in contents.items()}
+    files = {name: write_bytes(assignment.store, f"models/{assignment.model_id}/{name}", content) for name, content in contents.items()}
     best = summaries[model.best]
-    metric = f"validation.{best['monitor']}" if best["monitor"] else None
     reasons = ordered or {summary["stop_reason"] for summary in summaries}
     return Done(
         {
             "model": _row(model, measured, files),
             "result": {"metrics": {"splits": measured["splits"], "modes": measured["modes"]}, "members": len(summaries)},
-            "best": {"metric": metric, "value": best["best"], "epoch": best["best_epoch"]} if metric else None,
+            "best": {"metric": spec.monitored, "value": best["best"], "epoch": best["best_epoch"]} if spec.monitored else None,
             "stop_reason": reasons.pop() if len(reasons) == 1 else "mixed",
         }
     )
 
 
-def gather(material: Material, folder: Folder, summaries: list[Summary]) -> Model:
+def gather(material: Material, store: Store, summaries: list[Summary]) -> Model:
     """The model of the members' kept weights."""
     networks = []
     for summary in summaries:
         network = build(material, None)
-        network.load(unpack(read_bytes(folder, summary["file"])))
+        network.load(unpack(store.read(summary["file"])))
         networks.append(serving(network))
     return Model(material.spec, material.encoding, material.classes, tuple(networks), best_member(material.spec, summaries))
 

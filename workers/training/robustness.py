@@ -1,83 +1,150 @@
 """Shards of a robustness job: rows attacked here, results joined in the last shard."""
 
-from collections.abc import Callable
-from pathlib import Path
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
-from service.data.columns import Columns
+from service.data.columns import stored
 from service.inference import diagnostics, robustness
-from service.inference.material import Material, prepare
-from service.inference.model import Model, from_files
+from service.inference.material import prepare
+from service.inference.model import from_files
 from service.inference.robustness import Subject
 from service.spec import RobustnessSpec
-from service.storage.files import Folder
-from service.tricks.modes import Axes
-from workers.messages import Assignment, Done, Progress
+from workers.messages import DRAIN, STOP, Assignment, Checkpointed, Done, Drained, Progress
+from workers.training.checkpointing import Record, newest, write_bytes
 from workers.training.link import Link
 
+BATCH_ROWS = robustness.BATCH_ROWS
+SAVE_S = 1.0
+Piece = dict[str, Any]
 
-def attack_rows(assignment: Assignment, link: Link) -> Done:
-    """Every attack at every epsilon on this shard's rows."""
-    spec = RobustnessSpec.model_validate(assignment.spec)
-    first, last = assignment.members
-    curves: list[list[dict[str, Any]]] = []
 
-    def beat() -> None:
-        link.progress(Progress(len(curves) / len(spec.attacks), 0, 0, None, "evaluating", None))
+class Ordered(Exception):
+    """The supervisor wants the shard to end now."""
 
-    subject = _subject(assignment, spec, slice(first, last), beat)
-    for attack in spec.attacks:
-        beat()
-        curves.append(robustness.curve(subject, attack, spec.epsilons))
-    return Done({**robustness.piece(subject, (), ()), "curves": curves})
+
+class Siege:
+    """A shard's rows, attacked block by block: what is finished goes into checkpoints, and counts when the shard is told to end."""
+
+    def __init__(self, assignment: Assignment, link: Link) -> None:
+        self._link = link
+        self._spec = RobustnessSpec.model_validate(assignment.spec)
+        self._store = assignment.store
+        self._scratch = assignment.scratch_key
+        saved = newest(assignment.checkpoint, self._load, link.log)
+        self.pieces: list[Piece] = saved[1] if saved else []
+        self._ground = Ground(assignment, self._spec)
+        # A split by groups has only about as many rows as were planned.
+        self._first, last = assignment.members
+        self._last = min(last, self._ground.count)
+        self._written = time.monotonic()
+
+    @property
+    def _next(self) -> int:
+        return int(self.pieces[-1]["rows"][1]) if self.pieces else self._first
+
+    def run(self) -> Done | Drained:
+        """Attack what is left of the shard."""
+        try:
+            while self._next < self._last:
+                self._attack(self._next, min(self._next + BATCH_ROWS, self._last))
+        except Ordered as order:
+            if str(order) == DRAIN:
+                self._save()
+                return Drained()
+            return Done({"pieces": self.pieces, "ordered": str(order).removeprefix(STOP)})
+        return Done({"pieces": self.pieces, "ordered": None})
+
+    def _attack(self, first: int, last: int) -> None:
+        subject = self._ground.subject(slice(first, last), self._beat)
+        curves = [robustness.curve(subject, attack, self._spec.epsilons) for attack in self._spec.attacks]
+        self.pieces.append({**robustness.piece(subject, (), ()), "curves": curves, "rows": [first, last]})
+        if last < self._last and time.monotonic() - self._written > SAVE_S:
+            self._save()
+
+    def _beat(self) -> None:
+        share = (self._next - self._first) / (self._last - self._first)
+        self._link.progress(Progress(share, 0, 0, None, "evaluating", None))
+        if self._link.order is not None:
+            raise Ordered(self._link.order)
+
+    def _save(self) -> None:
+        if self.pieces:
+            key = f"{self._scratch}/{self._next:06d}.json"
+            stored = write_bytes(self._store, key, json.dumps(self.pieces).encode())
+            self._link.send(Checkpointed({"rows": self._next, "files": {"pieces": stored}}))
+        self._written = time.monotonic()
+
+    def _load(self, record: Record) -> list[Piece]:
+        found: list[Piece] = json.loads(self._store.read(record["files"]["pieces"]))
+        return found
+
+
+def attack_rows(assignment: Assignment, link: Link) -> Done | Drained:
+    """Every attack at every epsilon on this shard's rows, or on those that were reached when it was told to end."""
+    return Siege(assignment, link).run()
 
 
 def publish_robustness(assignment: Assignment, link: Link) -> Done:
-    """The result of the whole job, with the checks."""
+    """The result of the whole job, with the checks; what no shard reached is left out."""
     spec = RobustnessSpec.model_validate(assignment.spec)
-    result = robustness.combine(list(assignment.results), spec.attacks, spec.epsilons)
-    model, material, axes = _loaded(assignment, spec)
-    # A split by groups has only about as many rows as were planned.
-    rows = _part(material, spec)[: result["rows"]]
-    target = (model.spec.targets or ())[0]
-    names = model.classes[0]
-    labels = material.labels[target.name][torch.from_numpy(rows)]
-    shown = [names[i] for i in labels.tolist()] if names is not None else material.originals[target.name][rows].squeeze(-1).tolist()
-
-    def beat() -> None:
-        link.progress(Progress(1.0, 0, 0, None, "evaluating", None))
-
+    pieces = [piece for result in assignment.results for piece in result["pieces"]]
+    reason = next((result["ordered"] for result in assignment.results if result["ordered"]), None)
+    if not pieces:
+        return Done({"model": None, "result": {}, "best": None, "stop_reason": reason})
+    result = robustness.combine(pieces, spec.attacks, spec.epsilons)
+    ground = Ground(assignment, spec)
     checks: list[diagnostics.Check] = []
-    if names is not None:
-        trial = _subject(assignment, spec, slice(0, diagnostics.ROWS), beat)
-        checks = diagnostics.check(trial, spec.attacks, spec.epsilons)
-    per_row = {"row": rows.tolist(), "label": shown, "broken_at": result.pop("broken_at")}
-    verdict = diagnostics.verdict(checks, all_ran=False)
-    head = {"model": spec.model, "split": spec.split, "mode": axes.mode, "bounds": robustness.bounds(spec.attacks, model)}
-    return Done({"model": None, "result": {**head, **result, "per_row": per_row, **verdict}, "best": None, "stop_reason": None})
+    if ground.target.task == "classification" and reason is None:
+        beat = partial(link.progress, Progress(1.0, 0, 0, None, "evaluating", None))
+        checks = diagnostics.check(ground.subject(slice(0, diagnostics.ROWS), beat), spec.attacks, spec.epsilons)
+    per_row = {**ground.labelled([piece["rows"] for piece in pieces]), "broken_at": result.pop("broken_at")}
+    head = {
+        "model": spec.model,
+        "split": spec.split,
+        "mode": ground.axes.mode,
+        "bounds": robustness.bounds(spec.attacks, ground.model),
+    }
+    found = {**head, **result, "per_row": per_row, **diagnostics.verdict(checks)}
+    return Done({"model": None, "result": found, "best": None, "stop_reason": reason})
 
 
-def _loaded(assignment: Assignment, spec: RobustnessSpec) -> tuple[Model, Material, Axes]:
-    folder = Folder(Path(assignment.files_root))
-    model = from_files(lambda name: folder.path(f"models/{spec.model}/{name}").read_bytes())
-    return model, prepare(model.spec, Columns(Path(assignment.dataset_folder))), spec.axes(model)
+class Ground:
+    """What a job's attacks are made on: the stored model, and the rows of its part that have a label."""
 
+    def __init__(self, assignment: Assignment, spec: RobustnessSpec) -> None:
+        self.model = from_files(lambda name: assignment.store.get(f"models/{spec.model}/{name}"))
+        self.axes = spec.axes(self.model)
+        self.target = (self.model.spec.targets or ())[0]
+        self._material = prepare(self.model.spec, stored(assignment.store, assignment.dataset_id))
+        rows = self._material.parts._asdict()[spec.split]
+        known = ~self.target.missing(self._material.labels[self.target.name][torch.from_numpy(rows)])
+        self._rows = rows[known.numpy()][: spec.rows]
 
-def _part(material: Material, spec: RobustnessSpec) -> Any:
-    """The first rows of the part that have a label."""
-    rows = material.parts._asdict()[spec.split]
-    target = (material.spec.targets or ())[0]
-    known = ~target.missing(material.labels[target.name][torch.from_numpy(rows)])
-    return rows[known.numpy()][: spec.rows]
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self._rows)
 
+    def subject(self, which: slice, beat: Callable[[], None]) -> Subject:
+        """Some of the rows under attack; regression labels are in their own unit."""
+        rows = self._rows[which]
+        x = self._material.rows(rows)[0].float()
+        if self.target.task == "classification":
+            labels = self._material.labels[self.target.name][torch.from_numpy(rows)]
+        else:
+            labels = torch.from_numpy(self._material.originals[self.target.name][rows]).float()
+        return Subject(self.model, self.axes, x, labels, first=which.start, beat=beat)
 
-def _subject(assignment: Assignment, spec: RobustnessSpec, which: slice, beat: Callable[[], None]) -> Subject:
-    model, material, axes = _loaded(assignment, spec)
-    rows = _part(material, spec)[which]
-    x = material.rows(rows)[0].float()
-    target = (model.spec.targets or ())[0]
-    if target.task == "classification":
-        return Subject(model, axes, x, material.labels[target.name][torch.from_numpy(rows)], first=which.start, beat=beat)
-    return Subject(model, axes, x, torch.from_numpy(material.originals[target.name][rows]).float(), first=which.start, beat=beat)
+    def labelled(self, reached: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """The numbers of the rows that were reached, from each first to each last, with their labels as the dataset has them."""
+        rows, names = np.concatenate([self._rows[first:last] for first, last in reached]), self.model.classes[0]
+        if names is None:
+            return {"row": rows.tolist(), "label": self._material.originals[self.target.name][rows].squeeze(-1).tolist()}
+        labels = self._material.labels[self.target.name][torch.from_numpy(rows)]
+        return {"row": rows.tolist(), "label": [names[i] for i in labels.tolist()]}

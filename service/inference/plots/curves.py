@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
 def learning_curves(histories: Histories, spec: TrainSpec, summaries: Sequence[Mapping[str, Any]]) -> bytes:
     """Loss on training and validation rows per epoch, the monitor apart where it is another metric, the kept epochs marked."""
-    monitor = monitored(spec)
+    monitor = spec.monitored
     panels = [("loss", _lines(histories, ("train.loss", "validation.loss")))]
     if monitor is not None and monitor != "validation.loss":
         panels.append((monitor.removeprefix("validation."), _lines(histories, (monitor,))))
@@ -48,14 +48,6 @@ def learning_curves(histories: Histories, spec: TrainSpec, summaries: Sequence[M
         every[-1].set_xlabel("epoch")
 
     return picture(draw, width=WIDTH, height=1.0 + 2.2 * len(panels))
-
-
-def monitored(spec: TrainSpec) -> str | None:
-    """The series that early stopping watches; None where nothing is watched."""
-    if spec.early_stopping is None:
-        return None
-    targets, monitor = spec.targets or (), spec.early_stopping.monitor
-    return f"validation.{monitor.removeprefix(f'{targets[0].name}.') if len(targets) == 1 else monitor}"
 
 
 def _lines(histories: Histories, names: Sequence[str]) -> list[Line]:
