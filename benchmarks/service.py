@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +19,11 @@ Answer = dict[str, Any]
 
 
 @contextmanager
-def service(workers: int = 2) -> Iterator[tuple[httpx2.Client, Launch]]:
+def service(workers: int = 2, *, environment: Mapping[str, str] | None = None) -> Iterator[tuple[httpx2.Client, Launch]]:
     """A fresh embedded service and a client of it."""
     with (
         TemporaryDirectory() as folder,
-        Launch(Path(folder) / "data", workers=workers) as launched,
+        Launch(Path(folder) / "data", workers=workers, environment=environment) as launched,
         httpx2.Client(base_url=launched.url, timeout=600) as http,
     ):
         yield http, launched

@@ -1,7 +1,9 @@
 """The worker: `python -m workers.app`. Celery hears the doorbell; the supervisor's threads do the work, with or without it."""
 
 import os
+import signal
 import sys
+import time
 
 import structlog
 from celery import Celery
@@ -13,6 +15,8 @@ from service.settings import Settings
 from service.storage.sessions import Database
 from workers import tasks
 from workers.supervisor import ENTRY, PRELOAD, Supervisor, WrongHost
+
+HANG_S = 1.0
 
 
 def run(settings: Settings, *, entry: str = ENTRY, preload: tuple[str, ...] = PRELOAD) -> int:
@@ -28,18 +32,31 @@ def run(settings: Settings, *, entry: str = ENTRY, preload: tuple[str, ...] = PR
     app.conf.update(configuration(settings.broker_url))
     tasks.register(app, supervisor.ring)
     worker_shutting_down.connect(lambda **_: supervisor.drain(), weak=False)
+    # Slots claim before Celery listens to signals.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.drain())
     try:
         supervisor.start()
     except WrongHost as error:
         structlog.get_logger("workers.app").error(str(error))
         return 1
     try:
-        worker = app.Worker(pool="threads", concurrency=1, without_gossip=True, without_mingle=True, without_heartbeat=True, quiet=True)
-        worker.start()
-        return int(worker.exitcode or 0)
+        return _listen(app, supervisor)
     finally:
         supervisor.stop()
         database.close()
+
+
+def _listen(app: Celery, supervisor: Supervisor) -> int:
+    """Hear the bell till a signal says to end; a message that Celery breaks at, which any client of the broker can send, is not the end."""
+    while True:
+        worker = app.Worker(pool="threads", concurrency=1, without_gossip=True, without_mingle=True, without_heartbeat=True, quiet=True)
+        if not supervisor.draining:
+            worker.start()
+        if supervisor.draining or not worker.exitcode:
+            return int(worker.exitcode or 0)
+        structlog.get_logger("workers.app").warning("the bell broke and is hung up again; shards are claimed meanwhile")
+        time.sleep(HANG_S)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ class Attempt:
 
     def __init__(self, claim: Claim, trainer: Trainer, *, shop: Workshop, model_id: str) -> None:
         self._claim = claim
-        self._folder = shop.folder
+        self._files = shop.store
         self._trainer = trainer
         self._database = shop.database
         self._settings = shop.settings
@@ -177,23 +177,29 @@ class Attempt:
         self._blocked = False
         self._renewed = now
         if self._batch.checkpoint is not None:
-            self._stale += [self._kept] if self._kept is not None else []
-            self._kept = self._batch.checkpoint
+            older = (self._kept or {}).get("previous")
+            self._stale += [older] if older is not None else []
+            self._kept = self._linked(self._batch.checkpoint)
         self._batch = Batch()
         self._prune()
         self._closed = self._outcome is not None
+
+    def _linked(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record with the one before it, which is used where the new one turns out to be damaged."""
+        kept = self._kept
+        return {**record, "previous": None if kept is None else {name: value for name, value in kept.items() if name != "previous"}}
 
     def _prune(self) -> None:
         """Remove checkpoints that no row names any more; finished members' files live on in the newest."""
         for record in self._stale:
             for file in record.get("files", {}).values():
-                self._folder.delete(file["key"])
+                self._files.delete(file["key"])
         self._stale.clear()
 
     def _write(self, c: Connection) -> None:
         batch, claim = self._batch, self._claim
         if batch.checkpoint is not None:
-            shards.checkpoint(c, claim, batch.checkpoint)
+            shards.checkpoint(c, claim, self._linked(batch.checkpoint))
         if batch.reported:
             progress = None if batch.progress is None else asdict(batch.progress)
             shards.record(c, claim, progress=progress, values=metrics.finite(batch.rows), lines=batch.lines)

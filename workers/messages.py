@@ -3,8 +3,10 @@
 Orders: `stop:<reason>` (finish now with what there is) and `drain` (write a checkpoint and go). A closed pipe means: die at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from service.storage.files import Store
 
 DRAIN = "drain"
 STOP = "stop:"
@@ -20,17 +22,19 @@ class Assignment:
     fence: int
     members: tuple[int, ...]
     spec: dict[str, Any]
-    dataset_folder: str
+    dataset_id: str
+    """Empty for a job without one."""
     scratch_key: str
-    """Where this attempt's files belong: `jobs/<id>/<fence>-<shard>` under `files_root`."""
+    """Where this attempt's files belong: `jobs/<id>/<fence>-<shard>` in the store."""
     model_id: str
     """A fresh id for the model of a publish shard."""
-    files_root: str
+    store: Store
     checkpoint: dict[str, Any] | None = None
     results: tuple[dict[str, Any], ...] = ()
     """For a publish shard: what the others ended with, by shard number."""
-    extra: dict[str, Any] = field(default_factory=dict)
     threads: int = 1
+    memory_bytes: int = 0
+    """What the trainer may take beside what it has at its start; 0 means any amount."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,19 +73,18 @@ class Slot:
         """Remove the checkpoints of a job that has its model, or the files of a model that never was."""
         try:
             if published:
-                self._shop.folder.delete(f"jobs/{claim.job_id}")
+                self._shop.store.delete(f"jobs/{claim.job_id}")
                 return
             with self._shop.database.read() as c:  # a commit whose answer was lost has published all the same
                 kept = models.exists(c, model_id)
             if not kept:
-                self._shop.folder.delete(f"models/{model_id}")
+                self._shop.store.delete(f"models/{model_id}")
         except (OSError, TemperError):
             log.exception("files stay behind", job=claim.job_id, model=model_id)
 
 
 def assignment(claim: Claim, model_id: str, shop: Workshop) -> Assignment:
     """What the trainer of the claim is told."""
-    dataset = "" if claim.dataset_id is None else str(shop.folder.path(f"datasets/{claim.dataset_id}"))
     return Assignment(
         job_id=claim.job_id,
         shard=claim.number,
@@ -93,12 +92,12 @@ def assignment(claim: Claim, model_id: str, shop: Workshop) -> Assignment:
         fence=claim.fence,
         members=claim.members,
         spec=claim.spec,
-        dataset_folder=dataset,
+        dataset_id=claim.dataset_id or "",
         scratch_key=f"jobs/{claim.job_id}/{claim.fence:06d}-{claim.number}",
         model_id=model_id,
-        files_root=str(shop.folder.root),
+        store=shop.store,
         checkpoint=claim.checkpoint,
         results=claim.results,
-        extra=claim.extra,
         threads=int(claim.engine["threads"]),
+        memory_bytes=shop.settings.slot_memory_bytes,
     )

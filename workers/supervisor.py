@@ -9,9 +9,9 @@ import structlog
 from service.errors import TemperError
 from service.settings import Settings
 from service.storage import shards, workers
-from service.storage.files import Folder
 from service.storage.ids import new_id
 from service.storage.sessions import Database
+from service.storage.stores import open_store
 from workers.bell import Bell
 from workers.children import Trainers
 from workers.slots import Slot
@@ -38,11 +38,12 @@ class Supervisor:
         self._bell = Bell()
         self._draining = Event()
         self._worker = workers.Worker(new_id("wrk"), socket.gethostname(), settings.slots, 0.0, 0.0)
+        store = open_store(settings)
         self._shop = Workshop(
             settings=settings,
             database=database,
-            trainers=Trainers(entry, preload),
-            folder=Folder(settings.files),
+            trainers=Trainers(entry, (*preload, type(store).__module__)),  # a client of S3 takes long to import
+            store=store,
             bell=self._bell,
             draining=self._draining,
             owner=self._worker.id,
@@ -62,6 +63,11 @@ class Supervisor:
     def ring(self) -> None:
         """Say that there is work."""
         self._bell.ring()
+
+    @property
+    def draining(self) -> bool:
+        """Whether it was told to end."""
+        return self._draining.is_set()
 
     def drain(self) -> None:
         """Claim nothing more, have the trainers write checkpoints and give their shards back; returns at once."""

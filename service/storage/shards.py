@@ -166,16 +166,18 @@ def record(
 ) -> None:
     """Write what the trainer reported since the last time, as rows and as events; raises Ghost."""
     _write(c, claim, **({"fence": claim.fence} if progress is None else {"progress": progress}))
-    lock_job(c, claim.job_id)
+    job = lock_job(c, claim.job_id)
+    told: list[tuple[str, dict[str, Any]]] = []
     if values:
         metrics.write(c, claim.project, claim.job_id, values)
         columns = zip(*values, strict=True)
-        events.append(c, claim.project, claim.job_id, "metrics", dict(zip(Metric._fields, map(list, columns), strict=True)))
+        told.append(("metrics", dict(zip(Metric._fields, map(list, columns), strict=True))))
     if lines:
         logs.write(c, claim.project, claim.job_id, claim.number, lines)
-    for level, message in lines:
-        told = {"shard": claim.number, "level": level, "message": logs.clean(message)}
-        events.append(c, claim.project, claim.job_id, "log", told)
+        told += [("log", {"shard": claim.number, "level": level, "message": logs.clean(message)}) for level, message in lines]
+    if job is not None and job.state not in DONE:  # of a history, `end` is the last event
+        for kind, data in told:
+            events.append(c, claim.project, claim.job_id, kind, data)
     fold_progress(c, claim.job_id)
 
 
@@ -253,12 +255,13 @@ def reconcile(c: Connection, max_attempts: int) -> bool:
         "detail": f"the worker was lost {max_attempts} times in a row before a checkpoint",
     }  # fmt: skip
     state = case((poisonous, "failed"), else_="queued")
-    c.execute(
+    found = c.execute(
         update(shards)
         .where(shards.c.job_id == job_id, *expired)
         .values(state="cancelled" if over else state, error=lost, owner=None, lease=None)
     )
-    fold(c, job_id, back=LOST)
+    if found.rowcount:  # else another reconciler was faster, and nothing more was lost
+        fold(c, job_id, back=LOST)
     return True
 
 

@@ -13,23 +13,44 @@ from service.storage import jobs, shards
 from service.storage.jobs import JobDraft, ShardDraft
 from service.storage.migrate import upgrade
 from service.storage.sessions import Database
+from tests.system.servers import Absent, Postgres
 
-SERVER = os.environ.get("TEMPER_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432")
+GIVEN = os.environ.get("TEMPER_TEST_POSTGRES", "")
+USUAL = "postgresql://postgres@127.0.0.1:5432"
 PROJECT = "default"
 ENGINE = {"threads": 1}
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def server() -> Iterator[str]:
+    """A PostgreSQL server: the one that is named, else the one at the usual place, else one of the tests' own."""
+    if GIVEN or answers(USUAL):
+        yield GIVEN or USUAL
+        return
+    try:
+        own = Postgres()
+    except Absent as reason:
+        pytest.skip(f"no PostgreSQL at {USUAL}, and none of our own: {reason}")
+    own.start()
+    yield own.url.rpartition("/")[0]
+    own.close()
+
+
+def answers(server: str) -> bool:
+    try:
+        psycopg.connect(f"{server}/postgres", connect_timeout=3).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def postgres(server: str) -> Iterator[str]:
     """The URL of a fresh PostgreSQL database, dropped at the end."""
     name = f"temper_test_{secrets.token_hex(6)}"
-    try:
-        connection = psycopg.connect(f"{SERVER}/postgres", autocommit=True, connect_timeout=3)
-    except psycopg.OperationalError as error:
-        pytest.skip(f"no PostgreSQL at {SERVER}: {error}")
-    with connection:
+    with psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=3) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield f"{SERVER}/{name}"
+        yield f"{server}/{name}"
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     connection.close()
 

@@ -3,7 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +80,52 @@ def descendants(pid: int) -> Iterator[int]:
             yield child
 
 
+ROLES = {"api": b"service.app", "worker": b"workers.app", "broker": b"-server"}
+
+
 def trainers(pid: int) -> list[int]:
     """Trainers lead a process group of their own, and their parent is the fork server."""
     found = []
     for child in descendants(pid):
         try:
-            line = Path(f"/proc/{child}/cmdline").read_bytes()
-            if b"forkserver" in line and os.getpgid(child) == child:
+            if b"forkserver" in command(child) and os.getpgid(child) == child:
                 found.append(child)
-        except (OSError, ProcessLookupError):
+        except ProcessLookupError:
             continue
     return found
 
 
-def kill_trainers(pid: int) -> int:
+def command(pid: int) -> bytes:
+    """The command line of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def playing(role: str, roots: Iterable[int]) -> list[int]:
+    """The processes of that role (api, worker, broker, trainer) among these and all below them."""
+    if role == "trainer":
+        return [child for root in roots for child in trainers(root)]
+    everyone = [pid for root in roots for pid in (root, *descendants(root))]
+    # What only holds a lifeline for the server names it too; the server itself begins with its name.
+    if role == "broker":
+        return [pid for pid in everyone if command(pid).split(b"\0")[0].split(b" ")[0].endswith(ROLES[role])]
+    return [pid for pid in everyone if ROLES[role] in command(pid).split(b"\0")]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def kill_trainers(roots: Iterable[int]) -> int:
     """SIGKILL every trainer; how many there were."""
-    found = trainers(pid)
+    found = playing("trainer", roots)
     for child in found:
-        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
     return len(found)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from temper.embedded.launch import Launch
 from tests.system.desk import Desk
+from tests.system.separate import Stack
 
 LONG: dict[str, Any] = {
     "name": "long",
@@ -112,9 +112,9 @@ def test_a_cancelled_job_goes_on_where_it_was_when_it_is_tried_again(desk: Desk)
     assert desk.model(job)["sha256"] == undisturbed["sha256"]
 
 
-def test_only_the_newest_checkpoints_are_kept(desk: Desk, service: Launch) -> None:
+def test_only_the_newest_checkpoints_are_kept(desk: Desk, stack: Stack) -> None:
     job = desk.wait(desk.post({**LONG, "name": "pruned", "checkpoint_interval_s": 0}), until=lambda job: job["progress"]["epoch"] >= 25)
-    kept = [*(service.data / "files" / "jobs" / job["id"]).rglob("*.state")]
+    kept = [*(stack.data / "files" / "jobs" / job["id"]).rglob("*.state")]
     numbers = [int(path.stem) for path in kept]
     desk.http.post(f"/api/v1/jobs/{job['id']}/cancel")
     desk.wait(job)

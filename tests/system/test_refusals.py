@@ -6,6 +6,8 @@ import pytest
 
 from tests.system.desk import Desk
 
+# What is refused does not depend on where rows and messages lie.
+pytestmark = pytest.mark.parametrize("stack", ["embedded"], indirect=True, scope="session")
 MLP = {"type": "mlp", "hidden": [8]}
 BASE = {"dataset": "digits", "architecture": MLP}
 WIDE = [10**9, 10**6]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,6 +112,21 @@ def test_a_hung_broker_does_not_hold_who_submits(open_house: Any, redis: str) ->
     began = time.monotonic()
     house.submit()
     assert time.monotonic() - began < 1.5
+
+
+def test_a_message_that_says_nothing_does_not_end_the_worker(open_house: Any, redis: str) -> None:
+    house = open_house(redis, poll_s=30.0)
+    worker = house.worker()
+    until(lambda: ready(house))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(redis.removeprefix("redis+socket://"))
+        client.sendall(b"LPUSH temper nonsense\r\n")
+        client.recv(100)
+    until(lambda: "hung up again" in house.log.read_text())
+    until(lambda: house.log.read_text().count("ready.") == 2)
+    assert house.ends(house.submit(epochs=1)).state == "succeeded"
+    worker.terminate()
+    assert worker.wait(10) == 0
 
 
 def test_a_cancel_kills(open_house: Any) -> None:
@@ -236,6 +252,17 @@ def test_a_drain_gives_back(open_house: Any, deaf: bool) -> None:
     assert (given.state, given.reason, given.attempt) == ("queued", "worker drained", 1)
     with house.database.write() as c:
         jobs.cancel(c, "default", job)
+
+
+def test_a_worker_that_is_ended_as_it_begins_drains_too(open_house: Any) -> None:
+    """Its slots claim before Celery hears signals."""
+    house = open_house()
+    worker = house.worker()
+    until(lambda: "the worker begins" in house.log.read_text())
+    assert not ready(house)
+    worker.terminate()
+    assert worker.wait(12) == 0
+    assert "the worker ends" in house.log.read_text()
 
 
 def test_slots_run_side_by_side(open_house: Any) -> None:

@@ -1,0 +1,69 @@
+"""What a job does while its processes come and go: a drained worker, a killed API; on both stacks."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.system.desk import Desk, alive, playing
+from tests.system.separate import Separate, Stack, roots
+from tests.system.servers import await_true
+from tests.system.test_job_life import LONG
+
+SPEC: dict[str, Any] = {**LONG, "epochs": 120, "checkpoint_interval_s": 0.2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(desk: Desk) -> str:
+    return str(desk.model(desk.run({**SPEC, "name": "undisturbed"}))["sha256"])
+
+
+@pytest.fixture
+def lose(stack: Stack) -> Callable[[str, int], None]:
+    """Sends a signal to all processes of a role, waits for their end and has the stack complete again."""
+
+    def send(role: str, number: int) -> None:
+        found = playing(role, roots(stack))
+        assert found
+        for pid in found:
+            os.kill(pid, number)
+        await_true(lambda: not any(alive(pid) for pid in found), 20)
+        if isinstance(stack, Separate):
+            for process in (stack.api, *stack.workers):
+                if process is not None and process.pid in found:
+                    process.wait()
+            stack.tend()
+
+    return send
+
+
+def begun(job: dict[str, Any]) -> bool:
+    return bool(job["done"] or job["progress"]["fraction"] > 0.2)
+
+
+def test_a_drained_worker_gives_back_and_the_next_goes_on(desk: Desk, undisturbed: str, lose: Callable[[str, int], None]) -> None:
+    job = desk.wait(desk.post({**SPEC, "name": "drained"}), until=begun)
+    lose("worker", signal.SIGTERM)
+    job = desk.wait(job)
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+    assert "resumed at epoch" in desk.http.get(f"/api/v1/jobs/{job['id']}/logs").text
+    assert desk.model(job)["sha256"] == undisturbed
+
+
+def test_a_job_does_not_notice_that_the_api_is_gone(desk: Desk, undisturbed: str, lose: Callable[[str, int], None]) -> None:
+    job = desk.wait(desk.post({**SPEC, "name": "alone"}), until=begun)
+    lose("api", signal.SIGKILL)
+    await_true(lambda: up(desk), 60)
+    job = desk.wait(desk.http.get(f"/api/v1/jobs/{job['id']}").json())
+    assert (job["state"], job["attempt"]) == ("succeeded", 1)
+    assert desk.model(job)["sha256"] == undisturbed
+
+
+def up(desk: Desk) -> bool:
+    try:
+        return desk.http.get("/readyz").status_code == 200
+    except httpx2.HTTPError:
+        return False
