@@ -22,7 +22,7 @@ from service.queue import Doorbell
 from service.routes import catalog, datasets, events, health, history, jobs, keys, models, pages, predictions, problems
 from service.routes.access import Gate
 from service.routes.connections import Connection, affordable
-from service.routes.dependencies import Services, entered
+from service.routes.dependencies import Room, Services, entered
 from service.routes.openapi import Application
 from service.routes.reconciling import reconcile
 from service.routes.requests import Requests
@@ -63,6 +63,7 @@ def create_app(settings: Settings, *, loopback: bool = True) -> FastAPI:
         shelf=Shelf(store),
         watch=Watch(database),
         gate=Gate(database, keyed=_keyed(settings, loopback), rate=settings.key_rate, burst=settings.key_burst),
+        room=Room(settings.max_predictions),
     )
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     """Unfinished jobs of a project; 0 means no limit."""
     project_bytes: int = Field(default=0, ge=0)
     """Bytes of a project's datasets and models; 0 means no limit."""
+    max_predictions: int = Field(default=64, ge=1)
+    """Predictions and attacks that one API process has under way at once."""
     max_connections: int = Field(default=2000, ge=1)
     """Connections that the API holds at once; fewer where its file descriptors do not suffice."""
     log_level: str = "INFO"

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up; a module imports from its own layer and those before it.
 LAYERS = (
-    tuple(f"service.{name}" for name in ("values", "errors", "settings", "seeds", "flaws", "json_text", "lifeline", "logs")),
+    tuple(f"service.{name}" for name in ("values", "blocks", "errors", "settings", "seeds", "flaws", "json_text", "lifeline", "logs")),
     ("service.tricks", "service.storage", "service.data", "migrations"),
     ("service.nets",),
     ("service.spec",),
@@ -26,6 +26,7 @@ SPEC = LAYERS.index(("service.spec",))  # what else lies in `service` itself is 
 # Library -> the only places that import it.
 WEB = ("service.routes", "service.app", "service.dashboard")
 QUEUE = ("service.queue", "workers")
+S3 = ("service.storage.bucket",)
 HOMES = {
     "fastapi": WEB,
     "starlette": WEB,
@@ -33,14 +34,18 @@ HOMES = {
     "kombu": QUEUE,
     "sqlalchemy": ("service.storage", "service.data.builtin", "service.routes", "service.app", "workers", "migrations"),
     "alembic": ("service.storage", "migrations"),
+    "boto3": S3,
+    "botocore": S3,
+    "s3transfer": S3,
     "torch": ("service.tricks", "service.nets", "service.inference", "service.routes", "service.app", "workers.training"),
 }
 TORCH_FREE = ("service.storage", "service.data", "service.queue", "service.settings", "service.errors", "workers.app", "workers.tasks",
               "workers.supervisor", "workers.messages", "temper", "migrations")  # fmt: skip
-# What `pip install temper[server]` brings, by itself or with the framework that it belongs to.
+# What `pip install temper[server,s3]` brings, by itself or with the framework that it belongs to.
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REQUIREMENTS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["server"]]
-DECLARED = {re.split(r"[\[>=]", requirement)[0] for requirement in REQUIREMENTS} | {"starlette", "kombu", "pydantic-core"}
+REQUIREMENTS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["server"], *PROJECT["optional-dependencies"]["s3"]]
+ALONG = {"starlette", "kombu", "pydantic-core", "botocore", "s3transfer"}
+DECLARED = {re.split(r"[\[>=]", requirement)[0] for requirement in REQUIREMENTS} | ALONG
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "multipart": "python-multipart"}
 OURS = {"service", "workers", "temper", "migrations"}
 CLIENT = {*sys.stdlib_module_names, "httpx2", "numpy", "rich", "typer", "temper"}

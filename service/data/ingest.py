@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import service
-from service import errors
+from service import errors, logs
 from service.data.fields import Description
 from service.data.formats import Origin
 from service.data.limits import Limits
 from service.errors import Flaw, TemperError, invalid
 
 ROOT = Path(service.__file__).parent.parent
+SAID_BYTES = 2000
+log = logs.logger("temper.data")
 # A bare environment: nothing of this process's secrets, one thread.
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -30,8 +32,12 @@ def ingest(source: Path, folder: Path, schema: Any = None, limits: Limits | None
     request = {"source": str(source), "folder": str(folder), "declared": schema, "origin": sender.dump(), "limits": bounds.dump()}
     try:
         done = run("service.data.parse", (), json.dumps(request).encode(), seconds=bounds.seconds)
+    except subprocess.TimeoutExpired as error:
+        raise invalid("/file", "corrupt-file", "the file cannot be read in the time that there is") from error
+    try:
         answer = json.loads(done.stdout)
-    except (subprocess.TimeoutExpired, ValueError) as error:
+    except ValueError as error:
+        log.warning("the reader of uploads broke", status=done.returncode, said=done.stderr[-SAID_BYTES:].decode(errors="replace"))
         raise invalid("/file", "corrupt-file", "the file cannot be read") from error
     if "refused" in answer:
         raise _refusal(answer)

@@ -1,10 +1,13 @@
 """What routes are given: the services of the process, the caller's project, and the answer's media type."""
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.errors import Busy
 from service.inference.serving import Shelf
 from service.queue import Doorbell
 from service.routes.access import Caller, Gate
@@ -21,6 +24,24 @@ OPEN_BELOW = ("/problems/", "/v2/health/")
 """What is answered without a key, beside the documentation."""
 
 
+class Room:
+    """What a process has under way at once, counted on its event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """One place for as long as the block runs; raises Busy."""
+        if self._taken >= self._most:
+            raise Busy(f"{self._most} predictions are under way, which is what this process takes at once.")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
 @dataclass(frozen=True)
 class Services:
     """All that routes work with, made once by the application."""
@@ -32,6 +53,7 @@ class Services:
     shelf: Shelf
     watch: Watch
     gate: Gate
+    room: Room
 
 
 def services(request: Request) -> Services:
@@ -45,6 +67,12 @@ async def entered(request: Request) -> None:
     path = request.scope["path"]
     if not (path in OPEN or path.startswith(OPEN_BELOW)):
         request.state.caller = await services(request).gate.caller(request)
+
+
+async def place(request: Request) -> AsyncIterator[None]:
+    """A place among the predictions under way, taken before the body is read; raises Busy."""
+    with services(request).room.taken():
+        yield
 
 
 def project(request: Request) -> str:

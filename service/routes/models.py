@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from service.errors import Invalid, NotFound, invalid
 from service.flaws import flaws_of
 from service.inference.model import FILES
+from service.routes import conditions
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
 from service.routes.model_answers import AliasAnswer, AliasHistoryAnswer, AliasRequest, ModelAnswer, ModelPageAnswer, model_answer
 from service.routes.openapi import PROBLEMS, body_of
@@ -27,6 +28,12 @@ PLOTS = ("learning_curves", "confusion_matrix", "reliability", "ensemble", "drop
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 JSONOnly = Depends(accepts_json)
+CONDITIONS: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The bytes that `Range` names."},
+    304: {"description": "What `If-None-Match` names."},
+}
+FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}, "application/json": {}}}, **CONDITIONS}
+PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/svg+xml": {}}}, **CONDITIONS}
 
 
 def find(services: Services, project: str, ref: str) -> Model:
@@ -55,7 +62,7 @@ def delete(ref: str, services: ServicesHere, project: Project) -> Response:
     with services.database.write() as c:
         model = models.delete(c, project, ref)
     services.shelf.forget(model.id)
-    services.folder.delete(f"models/{model.id}")
+    services.store.delete(f"models/{model.id}")
     return Response(status_code=204)
 
 
@@ -70,42 +77,40 @@ def report(ref: str, services: ServicesHere, project: Project) -> Response:
     return Response(orjson.dumps({**measured, "robustness": found}), media_type="application/json")
 
 
-@router.get(PATH + "/{ref}/report.html", response_class=HTMLResponse)
-def report_page(ref: str, services: ServicesHere, project: Project) -> Response:
+@router.get(PATH + "/{ref}/report.html", response_class=HTMLResponse, responses=CONDITIONS)
+def report_page(ref: str, request: Request, services: ServicesHere, project: Project) -> Response:
     """The report as one self-contained page."""
-    return _stored(find(services, project, ref), "report.html", services)
+    return _stored(find(services, project, ref), "report.html", services, request)
 
 
-@router.get(PATH + "/{ref}/plots/{name}.svg", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})
-def plot(ref: str, name: str, services: ServicesHere, project: Project) -> Response:
+@router.get(PATH + "/{ref}/plots/{name}.svg", response_class=Response, responses=PICTURE)
+def plot(ref: str, name: str, request: Request, services: ServicesHere, project: Project) -> Response:
     """A picture of the report."""
     model = find(services, project, ref)
     if name not in PLOTS:
         raise NotFound(f"There is no such plot; there are {', '.join(PLOTS)}.")
-    return _stored(model, f"{name}.svg", services)
+    return _stored(model, f"{name}.svg", services, request)
 
 
-@router.get(PATH + "/{ref}/files/{name}", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
-def file(ref: str, name: str, services: ServicesHere, project: Project) -> Response:
+@router.get(PATH + "/{ref}/files/{name}", response_class=Response, responses=FILE)
+def file(ref: str, name: str, request: Request, services: ServicesHere, project: Project) -> Response:
     """`model.safetensors`, `spec.json`, or `encoding.json`: how rows become numbers."""
     model = find(services, project, ref)
     if name in LATER:
         raise NotFound(f"This release does not write {name}.")
     if name not in FILES:
         raise NotFound(f"There is no such file; there are {', '.join(FILES)}.")
-    return _stored(model, name, services)
+    return _stored(model, name, services, request)
 
 
-def _stored(model: Model, name: str, services: Services) -> Response:
+def _stored(model: Model, name: str, services: Services, request: Request) -> Response:
     """A stored file of the model; its digest is the entity tag."""
     if name not in model.files:
         raise NotFound(f"This model has no {name}.")
     content = services.shelf.read(model.files[name])
-    headers = {
-        "ETag": f'"{model.files[name]["sha256"]}"',
-        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
-    }
-    return Response(content, media_type=MEDIA[name.rsplit(".", 1)[-1]], headers=headers)
+    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
+    etag, media_type = f'"{model.files[name]["sha256"]}"', MEDIA[name.rsplit(".", 1)[-1]]
+    return conditions.respond(request, content, etag, media_type=media_type, headers=headers)
 
 
 async def posted_alias(request: Request, services: ServicesHere) -> AliasRequest:

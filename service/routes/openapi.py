@@ -5,24 +5,17 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 
-from service.inference.attacking import AttackRequest
-from service.inference.predicting import PredictRequest
 from service.routes.answers import ProblemAnswer
-from service.routes.model_answers import AliasRequest
 from service.spec import JobSpec
 
 REFERENCE = "#/components/schemas/{model}"
 NAME = "JobSpec"
-NAMED: dict[str, Any] = {
-    NAME: JobSpec,
-    "PredictRequest": PredictRequest,
-    "AttackRequest": AttackRequest,
-    "AliasRequest": AliasRequest,
-    "ProblemAnswer": ProblemAnswer,
-}
+# Bodies that our own reader reads are unknown to the framework: routes name them here.
+NAMED: dict[str, Any] = {NAME: JobSpec, "ProblemAnswer": ProblemAnswer}
 PROBLEM = {"schema": {"$ref": REFERENCE.format(model="ProblemAnswer")}}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "A problem (RFC 9457).", "content": {"application/problem+json": PROBLEM}}
+    "4XX": {"description": "A problem (RFC 9457).", "content": {"application/problem+json": PROBLEM}},
+    "5XX": {"description": "A problem of the service's, not of the request.", "content": {"application/problem+json": PROBLEM}},
 }
 
 
@@ -34,9 +27,9 @@ def spec_body() -> dict[str, Any]:
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
     """The request body of a route that reads this model by itself."""
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}}
-    }
+    NAMED[model.__name__] = model
+    schema = {"$ref": REFERENCE.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 class Application(FastAPI):

@@ -16,9 +16,10 @@ from service.inference.attacking import AttackRequest, echo
 from service.inference.model import Model
 from service.inference.predicting import PredictRequest, predict
 from service.inference.rows import read_rows
-from service.routes.dependencies import Project, ServicesHere, accepts_json
+from service.routes.dependencies import Project, ServicesHere, accepts_json, place
 from service.routes.models import PATH, find
 from service.routes.openapi import PROBLEMS, body_of
+from service.routes.prediction_answers import AttackAnswer, PredictionAnswer
 from service.routes.reading import json_body
 from service.tricks.modes import Axes
 from service.values import Value
@@ -31,7 +32,7 @@ MOST_NUMBERS = 5_000_000
 Asked = TypeVar("Asked", bound=Value)
 router = APIRouter(
     tags=["predictions"],
-    dependencies=[Depends(accepts_json)],
+    dependencies=[Depends(accepts_json), Depends(place)],
     responses=PROBLEMS,
 )
 
@@ -52,7 +53,7 @@ async def posted(request: Request, services: ServicesHere) -> Any:
 Posted = Annotated[Any, Depends(posted)]
 
 
-@router.post(PATH + "/{ref}/predict", response_model=dict[str, Any], openapi_extra=body_of(PredictRequest))
+@router.post(PATH + "/{ref}/predict", response_model=PredictionAnswer, openapi_extra=body_of(PredictRequest))
 def predicted(ref: str, raw: Posted, services: ServicesHere, project: Project) -> Response:
     """What the model says of rows, at a mode or a point on its axes."""
     row = find(services, project, ref)
@@ -68,7 +69,7 @@ def predicted(ref: str, raw: Posted, services: ServicesHere, project: Project) -
     return Response(orjson.dumps({**head, "targets": targets}), media_type="application/json")
 
 
-@router.post(PATH + "/{ref}/attack", response_model=dict[str, Any], openapi_extra=body_of(AttackRequest))
+@router.post(PATH + "/{ref}/attack", response_model=AttackAnswer, openapi_extra=body_of(AttackRequest))
 def attacked(ref: str, raw: Posted, services: ServicesHere, project: Project) -> Response:
     """Rows moved against the deployed predictor, and what it says of them then."""
     row = find(services, project, ref)

@@ -17,7 +17,7 @@ from service.flaws import CODES, MOST, cut, pointer
 MEDIA_TYPE = "application/problem+json"
 MOST_BYTES = 8192
 PROTOCOL_V2 = "/v2"
-METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 class NotAcceptable(TemperError):
@@ -30,6 +30,22 @@ class RequestTimeout(TemperError):
     """The body stopped coming."""
 
     status, slug, title = 408, "request-timeout", "Request timeout"
+
+
+class PreconditionFailed(TemperError):
+    """The file is not the one that the caller takes it for."""
+
+    status, slug, title = 412, "precondition-failed", "Precondition failed"
+
+
+class BadRange(TemperError):
+    """The file has no such bytes; `size` is how many it has."""
+
+    status, slug, title = 416, "bad-range", "Bad range"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The file has the bytes 0 to {size - 1}.")
+        self.size = size
 
 
 class URITooLong(TemperError):
@@ -47,6 +63,12 @@ class HeaderTooLarge(TemperError):
 def render(error: TemperError, *, path: str, request_id: str) -> Response:
     """The answer for an error; under /v2 as the Open Inference Protocol has it."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status == HTTPStatus.REQUEST_TIMEOUT:
+        headers["Connection"] = "close"
+    if isinstance(error, BadRange):
+        headers["Content-Range"] = f"bytes */{error.size}"
     problem = {
         "type": f"/problems/{error.slug}",
         "title": error.title,
@@ -133,8 +155,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> list[str]:
     """The methods that the address has, in whichever routes: routing itself names only the first route's."""
-    return [
+    found = {
         method
         for method in METHODS
         if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in request.app.routes)
-    ]
+    }
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))

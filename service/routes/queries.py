@@ -1,11 +1,13 @@
 """Query parameters that several lists share; an unknown one is refused like an unknown field."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import invalid
 
+MADE_HERE: dict[str, Any] = {"anyOf": [{"type": "string", "pattern": "^[A-Za-z0-9_-]{2,500}$"}, {"type": "null"}]}
+PAIRS: dict[str, Any] = {"items": {"type": "string", "maxLength": 500, "pattern": r"^[^:\x00]+:[^\x00]*$"}}
 Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 
 
@@ -19,9 +21,11 @@ class ListParameters(Parameters):
     """Which page of a list, and what its items must have."""
 
     limit: Annotated[int, Field(ge=1, le=200, description="Most items of one page.")] = 50
-    cursor: Annotated[Text | None, Field(description="`next_cursor` of the page before.")] = None
+    cursor: Annotated[Text | None, Field(description="`next_cursor` of the page before.", json_schema_extra=MADE_HERE)] = None
     name: Text | None = None
-    label: Annotated[list[Text], Field(max_length=32, description="`key:value`, once per label.")] = []  # pydantic copies defaults
+    label: Annotated[
+        list[Text], Field(max_length=32, description="`key:value`, once per label.", json_schema_extra=PAIRS)
+    ] = []  # pydantic copies defaults
 
     def labels(self) -> tuple[tuple[str, str], ...]:
         """The labels that items must have, as pairs; raises Invalid."""

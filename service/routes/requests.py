@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
-from service.errors import TemperError
+from service.errors import BadRequest, TemperError
 from service.routes import problems
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -36,7 +36,9 @@ class Requests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        # A HEAD is a GET whose body is left out: routes know only GET.
+        method, scope = scope["method"], {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        exchange = _Exchange(scope, send, bodiless=method == "HEAD")
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
             try:
                 exchange.check_bounds()
@@ -46,15 +48,15 @@ class Requests:
             except TemperError as error:
                 await exchange.answer(error, receive)
             except Exception:
-                log.exception("request failed", method=scope["method"], path=scope["path"])
+                log.exception("request failed", method=method, path=scope["path"])
                 await exchange.answer(None, receive)
-            self._tell(scope, exchange)
+            self._tell(method, scope, exchange)
 
-    def _tell(self, scope: Scope, exchange: "_Exchange") -> None:
+    def _tell(self, method: str, scope: Scope, exchange: "_Exchange") -> None:
         """Log and count the request; only by its route, for addresses are without number."""
         took = time.perf_counter() - exchange.began
         route = getattr(scope.get("route"), "path", "none")
-        method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH") else "other"
+        method = method if method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH") else "other"
         self.count.labels(method, route, exchange.status).inc()
         self.seconds.labels(method, route).observe(took)
         log.info("request", method=method, path=scope["path"], status=exchange.status, seconds=round(took, 6))
@@ -63,28 +65,33 @@ class Requests:
 class _Exchange:
     """One request and its answer as far as it went."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope, self._send = scope, send
+    def __init__(self, scope: Scope, send: Send, *, bodiless: bool) -> None:
+        self.scope, self._send, self._bodiless = scope, send, bodiless
         self.began, self.status, self.started = time.perf_counter(), 0, False
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = self.request_id
 
     def check_bounds(self) -> None:
-        """Raises URITooLong and HeaderTooLarge."""
+        """Raises URITooLong, HeaderTooLarge, and BadRequest for what RFC 9112 has a server refuse."""
         if len(self.scope.get("raw_path") or b"") + len(self.scope["query_string"]) > MOST_URI_BYTES:
             raise problems.URITooLong(f"The address is longer than {MOST_URI_BYTES} bytes.")
         if sum(len(name) + len(value) for name, value in self.scope["headers"]) > MOST_HEADER_BYTES:
             raise problems.HeaderTooLarge(f"The header is larger than {MOST_HEADER_BYTES} bytes.")
+        _check_framing(self.scope["http_version"], Headers(scope=self.scope))
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, with the request's id in the header."""
+        """Pass a message on, with the request's id in the header; to a HEAD, the header alone, at once even where a stream begins."""
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.request_id
             headers.setdefault("X-Content-Type-Options", "nosniff")
+        elif self._bodiless:
+            return
         await self._send(message)
+        if self._bodiless:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer(self, error: TemperError | None, receive: Receive) -> None:
         """Answer with a problem, unless an answer has begun: then its connection can only be cut."""
@@ -94,3 +101,16 @@ class _Exchange:
         told = {"path": path, "request_id": self.request_id}
         response = problems.internal(**told) if error is None else problems.render(error, **told)
         await response(self.scope, receive, self.send)
+
+
+def _check_framing(version: str, headers: Headers) -> None:
+    """Raises BadRequest for a head that leaves open to whom the request goes, or where its body ends."""
+    if version not in ("1.0", "1.1"):
+        raise BadRequest("HTTP/1.1 and HTTP/1.0 are spoken here.")
+    if len(headers.getlist("host")) != 1 and version == "1.1":
+        raise BadRequest("A request names its Host once.")
+    if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+        raise BadRequest("chunked is the only transfer coding that is read here.")
+    # The parser gives no body to a request that asks for another protocol.
+    if "upgrade" in headers and ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
+        raise BadRequest("A request with a body cannot ask for another protocol.")

@@ -15,7 +15,7 @@ from service.errors import Invalid, UnsupportedMediaType, invalid
 from service.routes.reading import chunks
 
 FILE = "file"
-TEXTS = ("name", "schema", "labels")
+TEXTS = ("name", "schema", "labels", "sha256")
 MOST_PARTS = 8
 MOST_TEXT_BYTES = 64 * 1024
 MOST_HEADER_BYTES = 8 * 1024
@@ -57,11 +57,14 @@ class Form:
             raise _bad("the body is not multipart/form-data") from error
 
     def finish(self) -> None:
-        """Judge the whole: closed by its boundary, with one file."""
+        """Judge the whole: closed by its boundary, with one file, and that the one that was sent."""
         if not self._ended:
             raise _bad("the body ends before its last boundary")
         if FILE not in self._names:
             raise _bad("there is no part 'file'")
+        wanted = self.text("sha256")
+        if wanted is not None and wanted.strip().lower() != self.staged.sha256:
+            raise invalid("/sha256", "digest-mismatch", f"the file that came has the SHA-256 {self.staged.sha256}")
 
     def text(self, name: str) -> str | None:
         """A text part, or None where it was not sent."""

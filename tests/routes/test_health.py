@@ -85,7 +85,7 @@ def test_the_edge_refuses(http: httpx2.Client, method: str, path: str, headers: 
 
 
 def test_allow_names_all_methods(http: httpx2.Client) -> None:
-    assert http.patch("/api/v1/jobs").headers["allow"] == "GET, POST"
+    assert http.patch("/api/v1/jobs").headers["allow"] == "GET, HEAD, POST"
 
 
 def test_unknown_addresses_of_the_inference_protocol(http: httpx2.Client) -> None:

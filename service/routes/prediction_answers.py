@@ -1,0 +1,119 @@
+"""The shapes of answers to predictions and attacks: columns, with the row first. Declared for OpenAPI; orjson writes them."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from service.routes.answers import Answer
+
+T = TypeVar("T")
+
+
+def _undefaulted(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+# A key that is absent where nothing was asked for; it is never null.
+Wanted = Annotated[T | SkipJsonSchema[None], Field(json_schema_extra=_undefaulted)]
+Column = list[float] | list[list[float]]
+"""A number per row, or several where the target has several."""
+
+
+class ClassUncertainty(BaseModel):
+    """Entropies in nats; null what one network cannot know."""
+
+    total: list[float]
+    aleatoric: list[float]
+    epistemic: list[float] | None
+    agreement: list[float] | None
+
+
+class NumberUncertainty(BaseModel):
+    """Standard deviations in the target's unit; null what is not known."""
+
+    std: Column | None
+    aleatoric_std: Column | None
+    epistemic_std: Column | None
+
+
+class IntervalAnswer(BaseModel):
+    """The central interval at a level; its ends are null where no spread is known."""
+
+    lower: Column | None
+    upper: Column | None
+    level: float
+    method: Literal["gaussian"]
+
+
+class NumberMembers(BaseModel):
+    """What every network said [N][M]."""
+
+    prediction: list[list[float]] | list[list[list[float]]]
+    std: list[list[float]] | list[list[list[float]]] | None
+
+
+class ClassTarget(BaseModel):
+    """A classification target; what was not asked for is absent."""
+
+    prediction: list[str]
+    classes: list[str]
+    probabilities: Wanted[list[list[float]]] = None
+    uncertainty: Wanted[ClassUncertainty] = None
+    logits: Wanted[list[list[float]]] = None
+    members: Wanted[list[list[list[float]]]] = None
+
+
+class NumberTarget(BaseModel):
+    """A regression target; what was not asked for is absent."""
+
+    prediction: Column
+    uncertainty: Wanted[NumberUncertainty] = None
+    interval: Wanted[IntervalAnswer] = None
+    members: Wanted[NumberMembers] = None
+
+
+class _Asked(Answer):
+    """Which model answered, and at which point on its axes."""
+
+    model: str
+    name: str
+    version: int
+    mode: str
+    members: int | str
+    dropout: str
+    combine: str
+    samples: int
+    seed: int
+    weights: str | list[float]
+    rows: int
+
+
+class PredictionAnswer(_Asked):
+    """What the model says of the rows, by target."""
+
+    targets: dict[str, ClassTarget | NumberTarget]
+
+
+class AttackedTarget(BaseModel):
+    """What was said before and after."""
+
+    clean: ClassTarget | NumberTarget
+    adversarial: ClassTarget | NumberTarget
+
+
+class Perturbation(BaseModel):
+    """The size of each row's change, in the inputs' own units."""
+
+    linf: list[float]
+    l2: list[float]
+
+
+class AttackAnswer(_Asked):
+    """The attack as it was made, and what it did to each row; `success` is null where the row was wrong before."""
+
+    attack: dict[str, Any]
+    targets: dict[str, AttackedTarget]
+    success: list[bool | None]
+    inputs: list[Any]
+    perturbation: Perturbation
