@@ -48,8 +48,8 @@ def fold(c: Connection, job_id: str, *, back: str | None = None, reason: str | N
         return
     parts = _parts(c, job_id)
     state = _state(job, parts, back)
-    if state not in DONE and trained(parts):
-        _insert_publish(c, job, len(parts))
+    if state not in DONE:
+        _line_up_publish(c, job, parts)
     fresh: dict[str, Any] = {
         "state": state,
         "phase": phase_of(job, state, parts),
@@ -118,6 +118,20 @@ def _state(job: AnyRow, parts: Sequence[AnyRow], back: str | None) -> str:
 
 def _close_queued(c: Connection, job_id: str) -> None:
     c.execute(update(shards).where(shards.c.job_id == job_id, shards.c.state == "queued").values(state="cancelled"))
+
+
+def _line_up_publish(c: Connection, job: AnyRow, parts: Sequence[AnyRow]) -> None:
+    """Put the publish shard in line once all is learnt; one that a retry put back too early waits as cancelled, and keeps its fence."""
+    publisher = next((part for part in parts if part.kind == "publish"), None)
+    ready = trained(parts)
+    if publisher is None:
+        if ready:
+            _insert_publish(c, job, len(parts))
+        return
+    early = publisher.state == "queued" and any(part.kind != "publish" and part.state in ("queued", "running") for part in parts)
+    if ready or early:
+        mine = (shards.c.job_id == job.id, shards.c.number == publisher.number)
+        c.execute(update(shards).where(*mine).values(state="queued" if ready else "cancelled"))
 
 
 def _insert_publish(c: Connection, job: AnyRow, number: int) -> None:

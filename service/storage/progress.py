@@ -12,9 +12,9 @@ RISING = frozenset({"accuracy", "balanced_accuracy", "f1_macro", "auroc", "r2"})
 
 def trained(parts: Sequence[AnyRow]) -> bool:
     """Whether all that is to be learnt is there and nobody publishes it yet (shards that a stop left out are cancelled)."""
-    if any(part.kind == "publish" for part in parts):
+    if any(part.kind == "publish" and part.state != "cancelled" for part in parts):
         return False
-    states = {part.state for part in parts}
+    states = {part.state for part in parts if part.kind != "publish"}
     return "succeeded" in states and states <= {"succeeded", "cancelled"}
 
 
