@@ -57,4 +57,3 @@ def test_a_retry_publishes_after_what_a_stop_had_left_out(desk: Any) -> None:
     with desk.database.write() as c:
         assert shards.publish(c, last, Outcome(None, {}, None, None))
     assert desk.job(job).state == "succeeded"
-

@@ -43,7 +43,7 @@ CONFIG = {
     "generation": {"max-examples": 25, "deterministic": True, "database": "none"},
     "phases": {"stateful": {"enabled": False}},
     # What a schema says is right may still contradict the dataset, or another field.
-    "checks": {"positive_data_acceptance": {"enabled": False}},
+    "checks": {"positive_data_acceptance": {"enabled": False}, "negative_data_rejection": {"expected-statuses": ["4xx"]}},
     "dictionaries": {name: {"values": values} for name, values in KNOWN.items()},
     "operations": [
         *(known(f"GET {MODELS}{rest}", ref="models") for rest in ("", "/report", "/report.html")),
