@@ -8,8 +8,9 @@ from fastapi.responses import Response
 
 from service.catalog import catalog
 from service.routes.dependencies import ServicesHere, accepts_json
+from service.routes.openapi import PROBLEMS
 
-router = APIRouter(tags=["catalog"], dependencies=[Depends(accepts_json)])
+router = APIRouter(tags=["catalog"], dependencies=[Depends(accepts_json)], responses=PROBLEMS)
 
 
 @router.get("/api/v1/catalog", response_model=dict[str, Any])
