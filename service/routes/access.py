@@ -45,6 +45,7 @@ class Gate:
     async def caller(self, request: Request) -> Caller:
         """Who calls; raises Unauthenticated, Forbidden, RateLimited."""
         if not self.keyed:
+            _refuse_other_sites(request)
             return ANYBODY
         key = await run_in_threadpool(self._key, _token(request))
         if self._buckets is not None and (wait := self._buckets.take(key.id)):
@@ -90,6 +91,13 @@ def scope_of(method: str, path: str) -> str:
     if method in _READING:
         return "read"
     return "predict" if path.endswith(_PREDICTING) else "train"
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Raises Forbidden for what another site's page sends: a browser on this machine reaches a loopback address too."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        raise Forbidden("Pages of other sites may not use a service that asks for no key.")
 
 
 def _token(request: Request) -> str:

@@ -274,6 +274,13 @@ def test_the_first_key_comes_from_the_command_line(tmp_path: Path) -> None:
     assert say("revoke", "key_none").returncode == 1
 
 
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
+def test_pages_of_other_sites_are_kept_out_where_no_key_is_asked_for(http: httpx2.Client, origin: str) -> None:
+    answer = http.post("/api/v1/datasets", files=CSV, headers={"Origin": origin})
+    assert problem(answer) == (403, "forbidden")
+    assert http.get("/api/v1/jobs", headers={"Origin": str(http.base_url).rstrip("/")}).status_code == 200
+
+
 def test_no_key_may_be_left_out_on_other_addresses(tmp_path: Path) -> None:
     assert create_app(Settings(data=tmp_path), loopback=False).state.services.gate.keyed
     assert create_app(Settings(data=tmp_path, auth="off"), loopback=False).state.services.gate.keyed
