@@ -37,7 +37,6 @@ GHOST = Refusal("ghost")
 CLAIM = Call("claim")
 RECONCILE = Call("reconcile")
 UNDER_FENCE = ("heartbeat", "record", "checkpoint", "finish", "publish", "fail", "cancel", "release")
-CLOSING = ("finish", "publish", "fail", "cancel", "release")
 
 
 def model_id(job: str, fence: int) -> str:
