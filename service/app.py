@@ -24,7 +24,7 @@ from service.routes.access import Gate
 from service.routes.connections import Connection, affordable
 from service.routes.dependencies import Room, Services, entered
 from service.routes.openapi import Application
-from service.routes.reconciling import reconcile
+from service.routes.reconciling import reconcile, tidy
 from service.routes.requests import Requests
 from service.routes.watching import Watch
 from service.settings import Settings
@@ -88,9 +88,13 @@ def create_app(settings: Settings, *, loopback: bool = True) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     await run_in_threadpool(_prepare, services)
-    looking = asyncio.create_task(reconcile(services.settings, services.database, services.doorbell))
+    looking = [
+        asyncio.create_task(reconcile(services.settings, services.database, services.doorbell)),
+        asyncio.create_task(tidy(services.store, services.database)),
+    ]
     yield
-    looking.cancel()
+    for each in looking:
+        each.cancel()
     services.watch.close()
     services.doorbell.close()
     services.database.close()

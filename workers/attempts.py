@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection
 
+from service import tracing
 from service.errors import DependencyUnavailable, StorageFull
 from service.storage import metrics, shards
 from service.storage.models import ModelDraft
@@ -18,6 +19,7 @@ from workers.workshop import Workshop
 
 TICK_S = 0.5  # how often orders are read, and at most so often reports are written
 STALL_S = 600.0
+UNREACHABLE = f"/problems/{DependencyUnavailable.slug}"
 DRAIN_SHARE = 0.8  # of the grace goes to the trainer, the rest to writing down where it is
 
 
@@ -51,7 +53,7 @@ class Attempt:
         self._settings = shop.settings
         self._draining = shop.draining
         self._model_id = model_id
-        self._log = structlog.get_logger("workers.attempt").bind(job=claim.job_id, shard=claim.number, fence=claim.fence)
+        self._log = structlog.get_logger("workers.attempt").bind(**told(claim))
         limits = claim.spec.get("limits") or {}
         began = time.monotonic()
         self._stall_s = float(limits.get("stall_s") or STALL_S)
@@ -67,6 +69,7 @@ class Attempt:
         self._kept = claim.checkpoint
         self._stale: list[dict[str, Any]] = []
         self._outcome: Done | Failed | Drained | Cancelled | None = None
+        self._unreachable: Failed | None = None
         self._closed = False
         self.published = False
 
@@ -86,13 +89,16 @@ class Attempt:
         if self._outcome is not None:  # only the database is waited for
             time.sleep(TICK_S if self._blocked else 0.0)
             return
+        if self._unreachable is not None:
+            time.sleep(TICK_S)
+            return
         pause = TICK_S
         if self._batch.reported:
             pause = min(max(self._stored + TICK_S - time.monotonic(), 0.0), TICK_S)
         for message in self._trainer.receive(pause):
             self._heard = time.monotonic()
             self._take(message)
-        if self._outcome is None and self._trainer.silent:
+        if self._outcome is None and self._unreachable is None and self._trainer.silent:
             self._outcome = evidence.of_death(self._trainer.exitcode, self._kills)
 
     def _take(self, message: object) -> None:
@@ -107,6 +113,8 @@ class Attempt:
                 if self._batch.checkpoint is not None:
                     self._stale.append(self._batch.checkpoint)
                 self._batch.checkpoint = record
+            case Failed(error) if error["type"] == UNREACHABLE:
+                self._unreachable = message
             case Done() | Failed() | Drained():
                 self._outcome = message
             case _:
@@ -116,16 +124,28 @@ class Attempt:
         if self._outcome is not None:
             return
         now = time.monotonic()
-        if now - self._heard > self._stall_s:
+        if self._unreachable is not None:
+            self._await_store(now, self._unreachable)
+        elif now - self._heard > self._stall_s:
             self._kill(evidence.of_stall(self._stall_s))
-            return
-        if self._draining.is_set():
+        elif self._draining.is_set():
             self._drain(now)
         elif self._deadline is not None and now >= self._deadline:
             self._stop("time_limit")
-        if now - self._asked >= TICK_S:
+        if self._outcome is None and now - self._asked >= TICK_S:
             self._asked = now
             self._ask()
+
+    def _await_store(self, now: float, failed: Failed) -> None:
+        """Hold the shard until the store answers again: attempts that it breaks at once would soon be used up."""
+        if self._draining.is_set():
+            self._outcome = Drained()
+        elif now - self._heard > self._settings.heartbeat_s:
+            try:
+                self._files.check()
+            except DependencyUnavailable:
+                return
+            self._outcome = failed
 
     def _ask(self) -> None:
         """Read what the user wants; raises Ghost."""
@@ -223,6 +243,11 @@ class Attempt:
             case Cancelled():
                 shards.cancel(c, claim)
         self._log.info("the attempt ended", outcome=type(self._outcome).__name__)
+
+
+def told(claim: Claim) -> dict[str, Any]:
+    """What every log line about an attempt says of it."""
+    return {"job": claim.job_id, "shard": claim.number, "fence": claim.fence, **tracing.told(claim.extra.get("traceparent"))}
 
 
 def outcome_of(result: dict[str, Any], model_id: str) -> shards.Outcome:

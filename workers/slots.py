@@ -9,7 +9,7 @@ from service.storage import models, shards
 from service.storage.ids import new_id
 from service.storage.shards import Claim, Ghost
 from workers import evidence
-from workers.attempts import Attempt
+from workers.attempts import Attempt, told
 from workers.messages import Assignment
 from workers.workshop import Workshop
 
@@ -47,8 +47,7 @@ class Slot:
 
     def _attempt(self, claim: Claim) -> None:
         shop, model_id = self._shop, new_id("mdl")
-        told = {"job": claim.job_id, "shard": claim.number, "fence": claim.fence}
-        log.info("the attempt begins", kind=claim.kind, **told)
+        log.info("the attempt begins", kind=claim.kind, **told(claim))
         try:
             trainer = shop.trainers.start(assignment(claim, model_id, shop))
             attempt = Attempt(claim, trainer, shop=shop, model_id=model_id)
@@ -56,7 +55,7 @@ class Slot:
             if claim.kind == "publish":
                 self._tidy(claim, model_id, attempt.published)
         except Exception as error:
-            log.exception("the attempt broke in its supervisor", **told)
+            log.exception("the attempt broke in its supervisor", **told(claim))
             self._report(claim, error)
             time.sleep(PAUSE_S)
 

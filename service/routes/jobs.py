@@ -66,7 +66,7 @@ def create(raw: Posted, request: Request, services: ServicesHere, project: Proje
     """Queue a job; its spec is checked whole, against the dataset too, before it is accepted."""
 
     def work(keep: Keep) -> Response:
-        return accept(raw, services, project, partial(_accepted, keep))
+        return accept(raw, services, project, partial(_accepted, keep), traceparent=request.state.traceparent)
 
     return answered_once(Once(services.database, request, project), digest_of(raw), work)
 

@@ -1,6 +1,7 @@
 """From a posted spec to a queued job: resolved against what is stored, inserted, announced."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -53,13 +54,18 @@ def _description(c: Connection, project: str, dataset_id: str) -> Description | 
         return None
 
 
-def accept(raw: Any, services: Services, project: str, answered: Callable[[Connection, Job, int | None], T]) -> T:
+def accept(
+    raw: Any, services: Services, project: str, answered: Callable[[Connection, Job, int | None], T], *, traceparent: str | None
+) -> T:
     """What `answered` makes of the job and its place in the queue, in the job's transaction; announced once it is committed.
 
+    The caller's `traceparent`, where there is one, goes with the job to its workers.
     Raises Invalid, Conflict dataset-deleted, QueueFull.
     """
     robustness = isinstance(raw, dict) and raw.get("kind") == "robustness"
     draft, parts = _robustness(raw, services, project) if robustness else _training(raw, services, project)
+    if traceparent is not None:
+        draft = replace(draft, extra={**draft.extra, "traceparent": traceparent})
     with services.database.write() as c:
         if services.settings.project_jobs and jobs.unfinished(c, project) >= services.settings.project_jobs:
             raise QueueFull(f"The project has {services.settings.project_jobs} unfinished jobs, which is what it may have.")

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import logs
+from service import logs, tracing
 from service.errors import BadRequest, TemperError
 from service.routes import problems
 
@@ -39,7 +39,7 @@ class Requests:
         # A HEAD is a GET whose body is left out: routes know only GET.
         method, scope = scope["method"], {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         exchange = _Exchange(scope, send, bodiless=method == "HEAD")
-        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
+        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id, **tracing.told(exchange.traceparent)):
             try:
                 exchange.check_bounds()
                 await self.app(scope, receive, exchange.send)
@@ -70,7 +70,8 @@ class _Exchange:
         self.began, self.status, self.started = time.perf_counter(), 0, False
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        self.traceparent = tracing.accepted(Headers(scope=scope).getlist("traceparent"))
+        scope.setdefault("state", {}).update(request_id=self.request_id, traceparent=self.traceparent)
 
     def check_bounds(self) -> None:
         """Raises URITooLong, HeaderTooLarge, and BadRequest for what RFC 9112 has a server refuse."""

@@ -104,6 +104,15 @@ class Bucket(Store):
             log.warning("files stay behind under %s: %s", key, error.detail)
         self._cache.drop(_copy_name(key, None))
 
+    def folders(self, key: str) -> dict[str, float]:
+        prefix, newest = f"{self._name(key)}/", dict[str, float]()
+        with _answering():
+            for page in self._broom.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                for found in page.get("Contents", ()):
+                    name = found["Key"].removeprefix(prefix).partition("/")[0]
+                    newest[name] = max(newest.get(name, 0.0), found["LastModified"].timestamp())
+        return newest
+
     def check(self) -> None:
         with _answering():
             self._probe.head_bucket(Bucket=self._bucket)

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -67,6 +68,10 @@ class Store(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove the file, or the whole folder, of that key if it is there; what cannot be removed is logged and stays."""
+
+    @abstractmethod
+    def folders(self, key: str) -> dict[str, float]:
+        """The names of the folders directly below the key, each with when a file in it changed last, in epoch seconds."""
 
     @abstractmethod
     def check(self) -> None:
@@ -134,6 +139,11 @@ class Folder(Store):
         except OSError as error:
             log.warning("files stay behind under %s: %s", key, error)
 
+    def folders(self, key: str) -> dict[str, float]:
+        with answering(), suppress(FileNotFoundError), os.scandir(self.path(key)) as found:
+            return {entry.name: changed(Path(entry.path)) for entry in found if entry.is_dir(follow_symlinks=False)}
+        return {}
+
     def check(self) -> None:
         if not (self.root.is_dir() and os.access(self.root, os.W_OK | os.X_OK)):
             raise DependencyUnavailable("the folder of the files cannot be written")
@@ -182,6 +192,14 @@ def measured(path: Path) -> tuple[int, str]:
     """A file's size in bytes and its SHA-256 in hex."""
     with path.open("rb") as reader:
         return _copy(reader, None)
+
+
+def changed(folder: Path) -> float:
+    """When something in the folder changed last, in epoch seconds; now where it is being removed."""
+    try:
+        return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def sync(path: Path) -> None:

@@ -292,3 +292,15 @@ def test_the_extra_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
 def test_another_address_is_no_store(url: str) -> None:
     with pytest.raises(ValueError, match="storage_url"):
         Settings(storage_url=url)
+
+
+def test_folders_with_their_last_change(store: Store) -> None:
+    assert store.folders("jobs") == {}
+    before = time.time()
+    for key in ("jobs/a/1.ckpt", "jobs/a/deep/2.ckpt", "jobs/b/1.ckpt", "models/c/weights"):
+        store.write(key, b"x")
+    found = store.folders("jobs")
+    assert set(found) == {"a", "b"}
+    assert all(before - 2 <= changed <= time.time() + 2 for changed in found.values())
+    with pytest.raises(ValueError, match="not a key"):
+        store.folders("../jobs")

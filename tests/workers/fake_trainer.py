@@ -7,6 +7,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
+from service.errors import TemperError
 from workers.messages import Assignment, Checkpointed, Done, Drained, Failed, Log, Metrics, Progress
 
 orders: list[str] = []
@@ -31,6 +32,13 @@ def main(assignment: Assignment, connection: Connection) -> None:
     if act == "fail":
         connection.send(Failed({"type": "/problems/x", "title": "X", "status": 500, "detail": "…"}, retryable=False))
         return
+    if act == "read":
+        try:
+            assignment.store.check()
+        except TemperError as error:
+            problem = {"type": f"/problems/{error.slug}", "title": error.title, "status": error.status, "detail": error.detail}
+            connection.send(Failed(problem, retryable=True))
+            return
     if act == "die" and assignment.fence < 3:
         connection.send(Progress(0.1, 0, 0, None, "training", None))
         os.kill(os.getpid(), signal.SIGKILL)

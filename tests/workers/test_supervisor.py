@@ -1,5 +1,6 @@
 """A real worker's life: it hears the bell, runs, cancels, drains, and leaves nothing behind when it is killed."""
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from service.storage import jobs, models, workers
+from service.storage.jobs import JobDraft, ShardDraft
 
 
 def until(what: Any, within_s: float = 15.0) -> Any:
@@ -277,3 +279,55 @@ def test_slots_run_side_by_side(open_house: Any) -> None:
 def test_the_supervisor_loads_no_torch() -> None:
     code = "import sys, workers.app; assert not {'torch', 'numpy'} & sys.modules.keys(), 'heavy'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent.parent)
+
+
+@pytest.fixture
+def storeless(open_house: Any) -> Any:
+    """A house whose files are out of reach until the returned function is called, with a worker that has begun a job."""
+    house = open_house(poll_s=0.2, heartbeat_s=0.3, lease_s=2.0)
+    files = house.settings.files
+    files.mkdir(exist_ok=True)
+    aside = files.rename(files.with_name("aside"))
+    house.worker()
+    return house, lambda: aside.rename(files)
+
+
+def test_an_attempt_waits_for_a_lost_store_and_its_job_is_not_used_up(storeless: Any) -> None:
+    house, mend = storeless
+    job = house.submit(act="read")
+    until(lambda: house.lines(job))
+    time.sleep(4.0)  # longer than three attempts and than a lease
+    assert (house.job(job).state, house.job(job).attempt) == ("running", 1)
+    mend()
+    done = house.ends(job)
+    assert (done.state, done.attempt) == ("succeeded", 2)
+    assert ("running", "Dependency unavailable") in house.states(job)
+
+
+def test_a_cancel_does_not_wait_for_a_lost_store(storeless: Any) -> None:
+    house, _ = storeless
+    job = house.submit(act="read")
+    until(lambda: house.lines(job))
+    house.ask(jobs.cancel, job)
+    assert house.ends(job, within_s=5).state == "cancelled"
+
+
+def test_a_worker_that_waits_for_a_lost_store_drains(storeless: Any) -> None:
+    house, _ = storeless
+    job = house.submit(act="read")
+    until(lambda: house.lines(job))
+    house.workers[0].terminate()
+    assert house.workers[0].wait(10) == 0
+    assert house.job(job).state == "queued"
+
+
+def test_the_callers_trace_is_on_the_workers_lines(open_house: Any) -> None:
+    house = open_house()
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    draft = JobDraft("train", "traced", {"epochs": 1}, 1, 1, extra={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+    with house.database.write() as c:
+        job = jobs.insert(c, "default", draft, [ShardDraft("train", (0,))])
+    house.worker()
+    house.ends(job)
+    lines = [json.loads(line) for line in house.log.read_text().splitlines() if line.startswith("{")]
+    assert {line["event"] for line in lines if line.get("trace_id") == trace} >= {"the attempt begins", "the attempt ended"}
