@@ -1,7 +1,6 @@
 """A job's history as Server-Sent Events, from the database: every one numbered, none lost over a reconnect."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -12,13 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from service.errors import BadRequest
-from service.routes.answers import rfc3339
 from service.routes.dependencies import Project, Services, ServicesHere, chosen
 from service.routes.openapi import PROBLEMS
 from service.routes.queries import Parameters
 from service.routes.watching import Channel, Watch, set_within
 from service.storage import events, jobs
-from service.storage.events import Event
 
 STREAM = "text/event-stream"
 COMMENT_S = 15.0
@@ -100,10 +97,10 @@ class _Reader:
                 signal = channel.signal
                 fresh = channel.since(self.position)
                 if fresh is None:
-                    fresh = await run_in_threadpool(_after, self._services, self._project, self._job, self.position)
-                if fresh:
-                    self.position, self._ended = fresh[-1].number, fresh[-1].kind == "end"
-                    yield b"".join(map(encoded, fresh))
+                    fresh = await watch.past(channel, self.position)
+                if fresh.body:
+                    self.position, self._ended = fresh.number, fresh.ended
+                    yield fresh.body
                 elif self._ended:
                     return
                 elif not await set_within(signal, COMMENT_S):
@@ -112,12 +109,6 @@ class _Reader:
 
     def _over(self, channel: Channel, watch: Watch) -> bool:
         return watch.closed or (channel.gone and not self._ended)
-
-
-def encoded(event: Event) -> bytes:
-    """The event on the wire: id, name and one line of JSON."""
-    data = json.dumps({**event.data, "at": rfc3339(event.at)}, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n".encode()
 
 
 async def _left(receive: Receive) -> None:
@@ -138,8 +129,3 @@ def _over(services: Services, project: str, job_id: str, position: int) -> bool:
     """Whether the job has ended and nothing is left after this position; raises NotFound."""
     with services.database.read() as c:
         return jobs.get(c, project, job_id).done and events.last(c, project, job_id) <= position
-
-
-def _after(services: Services, project: str, job_id: str, position: int) -> list[Event]:
-    with services.database.read() as c:
-        return events.after(c, project, job_id, position)

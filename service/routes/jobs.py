@@ -86,6 +86,8 @@ async def read(
     job_id: str, query: Annotated[WaitParameters, Query()], request: Request, services: ServicesHere, project: Project
 ) -> Response:
     """The job, held until its version is above `since`, it has ended or the time is up."""
+    if not query.wait:
+        return await run_in_threadpool(_read, services, project, job_id)
     clock = asyncio.get_running_loop().time
     until = clock() + query.wait
     job = await run_in_threadpool(_job, services, project, job_id)
@@ -147,6 +149,12 @@ def _accepted(keep: Keep, c: Connection, job: Job, place: int | None) -> Respons
 def _job(services: Services, project: str, job_id: str) -> Job:
     with services.database.read() as c:
         return jobs.get(c, project, job_id)
+
+
+def _read(services: Services, project: str, job_id: str) -> Response:
+    with services.database.read() as c:
+        job = jobs.get(c, project, job_id)
+        return job_answer(job, jobs.queue_position(c, job)).respond()
 
 
 def _answer(services: Services, job: Job, status: int = 200) -> Response:

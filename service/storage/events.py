@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, Text, cast, delete, func, insert, select
 
 from service.storage.sessions import now
 from service.storage.tables import events, jobs
@@ -20,6 +20,16 @@ class Event:
     number: int
     kind: str
     data: dict[str, Any]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An event whose data is the text of a JSON object, as the database has it."""
+
+    number: int
+    kind: str
+    data: str
     at: float
 
 
@@ -49,6 +59,17 @@ def after(c: Connection, project: str, job: str, number: int, *, limit: int = 50
         .limit(limit)
     )
     return [Event(*row) for row in c.execute(query)]
+
+
+def lines(c: Connection, project: str, job: str, number: int, *, limit: int = 100) -> list[Line]:
+    """The same for whoever only passes the data on: it is neither read nor written as JSON again."""
+    query = (
+        select(events.c.number, events.c.kind, cast(events.c.data, Text), events.c.at)
+        .where(events.c.project_id == project, events.c.job_id == job, events.c.number > number)
+        .order_by(events.c.number)
+        .limit(limit)
+    )
+    return [Line(*row) for row in c.execute(query)]
 
 
 def last(c: Connection, project: str, job: str) -> int:

@@ -129,7 +129,10 @@ class Database:
         self.url = url
         self._writing = engine(url, pool_size=pool_size)
         self.dialect = self._writing.dialect.name
-        self._reading = engine(url, "BEGIN", pool_size=pool_size) if self.dialect == "sqlite" else self._writing
+        if self.dialect == "sqlite":
+            self._reading = engine(url, "BEGIN", pool_size=pool_size)
+        else:  # every statement has a snapshot of its own there anyway, and a transaction would cost two round trips
+            self._reading = self._writing.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def _transaction(self, source: Engine) -> Iterator[Connection]:

@@ -1,5 +1,6 @@
 """A job's history over HTTP: streamed, resumed, shared by many, dropped when nobody reads."""
 
+import asyncio
 import json
 import os
 import signal
@@ -152,6 +153,40 @@ def test_a_hundred_streams_of_one_job_see_the_same(http: httpx2.Client, database
         wanted = list(range(1, events.last(c, "default", job) + 1))
     assert len(wanted) > 400
     assert found == [wanted] * 100
+
+
+def test_a_crowd_that_catches_up_leaves_room_for_others(http: httpx2.Client, database: Database, api: API) -> None:
+    """A history is read once for all who come to the same place, and sent in pieces, between which others are answered."""
+    job = submit(http, name="history")["id"]
+    claim = run(database, job)
+    for i in range(150):
+        with database.write() as c:
+            shards.record(c, claim, lines=[("info", f"{i} " + "x" * 8000)])
+
+    async def crowd(count: int) -> tuple[list[bytes], list[float]]:
+        async def follow() -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writer.write(f"GET /api/v1/jobs/{job}/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            body = await reader.read(-1)
+            writer.close()
+            return body
+
+        followers = [asyncio.create_task(follow()) for _ in range(count)]
+        waits = []
+        async with httpx2.AsyncClient(base_url=api.url, timeout=60) as other:
+            for _ in range(10):
+                began = time.perf_counter()
+                (await other.get(f"/api/v1/jobs/{job}")).raise_for_status()
+                waits.append(time.perf_counter() - began)
+            with database.write() as c:
+                shards.fail(c, claim, {"title": "Broken"}, retryable=False, max_attempts=3)
+        return await asyncio.gather(*followers), waits
+
+    bodies, waits = asyncio.run(crowd(300))
+    assert all(body.count(b"\nid: ") == bodies[0].count(b"\nid: ") > 150 for body in bodies)
+    assert all(b"event: end" in body for body in bodies)
+    assert sorted(waits)[5] < 1.0
+    assert max(waits) < 10.0
 
 
 def test_who_reads_nothing_holds_no_memory(http: httpx2.Client, database: Database, api: API) -> None:
