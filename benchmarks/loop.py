@@ -36,7 +36,7 @@ def ours(**fields: Any) -> Callable[[], None]:
     made = material(epochs=EPOCHS, early_stopping={"patience": 1000}, **fields)
 
     def work() -> None:
-        run = start(made, 0, CPU)
+        run = start(made, (0,), CPU)
         for _ in train(run, Task(made, run, CPU)):
             pass
 
@@ -48,14 +48,14 @@ def by_hand(**fields: Any) -> Callable[[], None]:
     made = material(epochs=EPOCHS, **fields)
 
     def work() -> None:
-        run = start(made, 0, CPU)
+        run = start(made, (0,), CPU)
         x = torch.from_numpy(made.inputs[made.parts.train]).float()
         y = made.labels["label"][torch.from_numpy(made.parts.train)]
-        gate = Sampled(run.streams["masks"]) if made.spec.architecture.drops else SCALED
+        gate = Sampled([torch.Generator().manual_seed(0)], 64) if made.spec.architecture.drops else SCALED
         network = run.network
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
         for _ in range(EPOCHS):
-            order = torch.randperm(len(x), generator=run.streams["order"])
+            order = torch.randperm(len(x), generator=run.only.streams["order"])
             px, py = x[order], y[order]
             for at in range(0, len(x), 64):
                 loss = F.cross_entropy(network(px[at : at + 64], gate)["label"], py[at : at + 64])

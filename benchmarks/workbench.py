@@ -6,9 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from service.data.columns import Columns
+from service.data.formats import Origin
+from service.data.parse import Request, parse
 from service.inference.material import Material, prepare
 from service.resolving import Source, resolve
 from service.settings import Settings
@@ -30,3 +33,21 @@ def material(**fields: Any) -> Material:
 
     spec = TrainSpec.model_validate(resolve({"dataset": "digits", **fields}, lookup, Settings()).spec)
     return prepare(spec, Columns(_HOME / spec.dataset))
+
+
+def synthetic(rows: int, inputs: int, **fields: Any) -> Material:
+    """What a spec on `rows` random rows of `inputs` numbers with one of ten classes trains on."""
+    stream = np.random.default_rng(0)
+    name = f"random-{rows}x{inputs}"
+    folder = _HOME / name
+    if not folder.exists():
+        folder.mkdir()
+        np.savez(folder / "source", x=stream.normal(size=(rows, inputs)).astype(np.float32), y=stream.integers(0, 10, rows))
+        (folder / "source.npz").rename(folder / "source")
+        parse(Request(source=str(folder / "source"), folder=str(folder), origin=Origin(filename=f"{name}.npz"), declared={}))
+
+    def lookup(name: str) -> Source:
+        return Source(f"ds_{name}", name, Columns(folder).description, folder)
+
+    spec = TrainSpec.model_validate(resolve({"dataset": name, **fields}, lookup, Settings()).spec)
+    return prepare(spec, Columns(folder))

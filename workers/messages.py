@@ -33,6 +33,8 @@ class Assignment:
     results: tuple[dict[str, Any], ...] = ()
     """For a publish shard: what the others ended with, by shard number."""
     threads: int = 1
+    stack: int = 1
+    """How many members train side by side; 1 is one after the other."""
     memory_bytes: int = 0
     """What the trainer may take beside what it has at its start; 0 means any amount."""
 

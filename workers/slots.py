@@ -98,5 +98,6 @@ def assignment(claim: Claim, model_id: str, shop: Workshop) -> Assignment:
         checkpoint=claim.checkpoint,
         results=claim.results,
         threads=int(claim.engine["threads"]),
+        stack=int(claim.engine.get("stack", 1)),
         memory_bytes=shop.settings.slot_memory_bytes,
     )

@@ -14,6 +14,7 @@ from service.storage.sessions import Database
 from service.storage.stores import open_store
 from workers.bell import Bell
 from workers.children import Trainers
+from workers.engines import Planner, calibration
 from workers.slots import Slot
 from workers.workshop import Workshop
 
@@ -47,7 +48,7 @@ class Supervisor:
             bell=self._bell,
             draining=self._draining,
             owner=self._worker.id,
-            engine={"threads": threads},
+            engine=Planner(threads, calibration(settings.data)),
         )
         self._threads: list[Thread] = []
 

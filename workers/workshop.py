@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from threading import Event
-from typing import Any
 
 from service.settings import Settings
 from service.storage.files import Store
 from service.storage.sessions import Database
 from workers.bell import Bell
 from workers.children import Trainers
+from workers.engines import Planner
 
 
 @dataclass(frozen=True)
@@ -22,4 +22,4 @@ class Workshop:
     bell: Bell
     draining: Event
     owner: str
-    engine: dict[str, Any]
+    engine: Planner

@@ -1,12 +1,16 @@
 """What every network is made of, and the legend of shape suffixes.
 
 N examples, C channels or classes, H W height and width, F features, D outputs, K members, S samples, M = K S networks asked.
+
+Layers work for one member and for a stack of K: the parameters of a stack have the members as their leading axis, and so do
+the features [K, N, F] that it computes. Features without that axis are the same for all members.
 """
 
 from typing import NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 class LayerInfo(NamedTuple):
@@ -33,10 +37,51 @@ def initialize(layer: nn.Linear, how: str, generator: torch.Generator) -> None:
 
 
 class Linear(nn.Linear):
-    """nn.Linear whose weights are unset memory until `initialize` or a load sets them."""
+    """nn.Linear whose weights are unset memory until `initialize` or a load sets them; of a stack [K, outputs, inputs]."""
 
     def reset_parameters(self) -> None:
         """Nothing: torch would draw weights here, from its global generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[.., N, outputs]; of a stack [K, .., N, outputs], from [N, inputs] for all members or [K, .., N, inputs]."""
+        if self.weight.ndim == 2:
+            return F.linear(x, self.weight, self.bias)
+        members, outputs, _ = self.weight.shape
+        if x.ndim == 2:  # one product for all members
+            wide = F.linear(x, self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
+            return wide.view(len(x), members, outputs).transpose(0, 1)
+        rows, weight = x.flatten(1, -2), self.weight.mT
+        product = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
+        return product.view(*x.shape[:-1], outputs)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """nn.BatchNorm1d of features [.., N, F], whose gains and statistics are [K, F] in a stack.
+
+    A batch of one row has no variance of its own and takes the running statistics.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        # Running statistics move by a fixed momentum, so that the count of batches is of no use.
+        self.num_batches_tracked = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized features of the same shape."""
+        if self.weight.ndim == 1:
+            return self._normalized(x.flatten(0, -2)).view_as(x)
+        side_by_side = x.flatten(1, -2).transpose(0, 1)  # [N, K, F]: a member's features are channels of their own
+        normed = self._normalized(side_by_side.flatten(1)).view_as(side_by_side)
+        return normed.transpose(0, 1).view(x.shape)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        learns = self.training and len(x) > 1
+        if self.running_mean is None or self.running_var is None or self.momentum is None:
+            raise TypeError("running statistics are kept")
+        mean, variance = self.running_mean.view(-1), self.running_var.view(-1)
+        return F.batch_norm(
+            x, mean, variance, self.weight.view(-1), self.bias.view(-1), training=learns, momentum=self.momentum, eps=self.eps
+        )
 
 
 def linear(inputs: int, outputs: int, *, bias: bool, how: str, generator: torch.Generator | None) -> nn.Linear:

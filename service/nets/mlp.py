@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.nets.base import linear
+from service.nets.base import BatchNorm, linear
 from service.tricks.choices import AtMost, refuse
 from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
 from service.values import ITEMS, Value
@@ -71,7 +71,7 @@ class MLP(Value):
 
     def build(self, shape: tuple[int, ...], generator: torch.Generator | None) -> "Perceptron":
         """The trunk for inputs of this shape; without a generator its weights stay unset."""
-        return Perceptron(self, torch.Size(shape).numel(), generator)
+        return Perceptron(self, torch.Size(shape), generator)
 
 
 class Layer(nn.Module):
@@ -80,33 +80,24 @@ class Layer(nn.Module):
     def __init__(self, spec: MLP, inputs: int, outputs: int, generator: torch.Generator | None) -> None:
         super().__init__()
         self.linear = linear(inputs, outputs, bias=spec.bias, how=spec.init, generator=generator)
-        self.norm = nn.BatchNorm1d(outputs) if spec.batch_norm else None
-        if self.norm is not None:
-            # Running statistics move by a fixed momentum, so that the count of batches is of no use.
-            self.norm.num_batches_tracked = None
+        self.norm = BatchNorm(outputs) if spec.batch_norm else None
         self.activation = ACTIVATIONS[spec.activation]
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """Features [.., N, F]; a residual input is added before the activation."""
         x = self.linear(x)
         if self.norm is not None:
-            x = normalized(self.norm, x.flatten(0, -2)).view_as(x)
+            x = self.norm(x)
         return self.activation(x if skip is None else x + skip)
-
-
-def normalized(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Batch norm of rows; a batch of one row has no variance of its own and takes the running statistics."""
-    if norm.training and len(x) == 1:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps)
-    normed: Tensor = norm(x)
-    return normed
 
 
 class Perceptron(nn.Module):
     """The trunk of an `MLP`."""
 
-    def __init__(self, spec: MLP, inputs: int, generator: torch.Generator | None) -> None:
+    def __init__(self, spec: MLP, shape: torch.Size, generator: torch.Generator | None) -> None:
         super().__init__()
+        self.rank = max(len(shape), 1)
+        inputs = shape.numel()
         widths = (inputs, *spec.hidden)
         self.hidden = nn.ModuleList([Layer(spec, before, after, generator) for before, after in pairwise(widths)])
         self.residual = spec.residual
@@ -117,8 +108,8 @@ class Perceptron(nn.Module):
         self.sites = (Site("input", inputs, dropout.input), *hidden)
 
     def forward(self, x: Tensor, gate: Gate) -> Tensor:
-        """Features [.., N, F] of normalized inputs [N, ...]."""
-        x = gate(x.flatten(1), self.sites[0])
+        """Features [.., N, F] of normalized inputs [.., N, *shape]."""
+        x = gate(x.flatten(-self.rank), self.sites[0])
         skip = x
         for i, (layer, site) in enumerate(zip(self.hidden, self.sites[1:], strict=True)):
             closes_pair = self.residual and i > 0 and i % 2 == 0

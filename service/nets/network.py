@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from service.nets import Architecture
-from service.nets.base import LayerInfo, linear
+from service.nets.base import BatchNorm, LayerInfo, Linear, linear
 from service.tricks.dropout import SCALED, Gate, Site
 from service.tricks.multitask import Distribution, Target
 from service.tricks.normalization import Normalize
@@ -77,6 +77,12 @@ class Network(nn.Module):
         """Layers with parameters by their stable names, heads last."""
         return {**self.trunk.linears(), **{f"head.{t.name}": head for t, head in zip(self.spec.targets, self.heads, strict=True)}}
 
+    @property
+    def members(self) -> int | None:
+        """How many members a stack has; None for a network of one's own."""
+        weight = next(iter(self.heads.parameters()))
+        return len(weight) if weight.ndim == 3 else None
+
     def learned(self) -> dict[str, Tensor]:
         """Parameters and running statistics of this member by name: what distinguishes it from its siblings."""
         named = [*self.named_parameters(), *self.named_buffers()]
@@ -94,16 +100,44 @@ class Network(nn.Module):
         )
 
 
+def stack(networks: Sequence[Network]) -> Network:
+    """The members as one network, whose parameters and running statistics have them as their leading axis.
+
+    What it computes are batched products: raw outputs [K, N, outputs] of rows [N, ...] or [K, N, ...].
+    """
+    first = networks[0]
+    whole = Network(first.spec, first.preprocess, first.units, None)
+    whole.train(first.training)
+    learned = [network.learned() for network in networks]
+    for name in learned[0]:
+        place, _, last = name.rpartition(".")
+        module, values = whole.get_submodule(place), torch.stack([each[name].detach() for each in learned])
+        if last in module._parameters:
+            values = nn.Parameter(values, requires_grad=learned[0][name].requires_grad)
+        setattr(module, last, values)
+    return whole
+
+
+def stackable(network: Network) -> bool:
+    """Whether `stack` can take it: all that it learns lies in layers that know of a members' axis."""
+    known = {id(tensor) for module in network.modules() if isinstance(module, Linear | BatchNorm) for tensor in _own(module)}
+    return all(id(tensor) in known for tensor in network.learned().values())
+
+
+def _own(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
 def _outputs(layer: nn.Module) -> int:
     return next(m.out_features for m in layer.modules() if isinstance(m, nn.Linear))
 
 
-def is_weight(parameter: Tensor) -> bool:
-    """Whether penalties act on it by default: rank 2 and more, so neither bias nor gain."""
-    return parameter.ndim >= 2
+def is_weight(network: Network, parameter: Tensor) -> bool:
+    """Whether penalties act on it by default: rank 2 and more in each member, so neither bias nor gain."""
+    return parameter.ndim - (network.members is not None) >= 2
 
 
 def weights_of(network: Network, layers: Sequence[str], *, everything: bool) -> list[Tensor]:
     """The parameters of named layers: their weights, or everything."""
     found = network.layers()
-    return [p for name in layers for p in found[name].parameters() if everything or is_weight(p)]
+    return [p for name in layers for p in found[name].parameters() if everything or is_weight(network, p)]

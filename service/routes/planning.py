@@ -80,7 +80,7 @@ def _training(raw: Any, services: Services, project: str) -> tuple[JobDraft, lis
     spec = plan.spec
     draft = JobDraft(
         kind=plan.kind, name=plan.name, spec=spec, members=sum(map(len, plan.shards)), epochs=spec["epochs"],
-        dataset_id=plan.dataset_id, labels=spec["labels"], priority=spec["priority"],
+        dataset_id=plan.dataset_id, labels=spec["labels"], priority=spec["priority"], extra={"parameters": plan.cost.parameters},
     )  # fmt: skip
     return draft, [ShardDraft(plan.kind, members) for members in plan.shards]
 

@@ -3,7 +3,7 @@
 A worker that lost its lease is a ghost: every write names the fence that it was granted and finds no row once a newer one was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from service.storage.metrics import Metric
 from service.storage.progress import DONE
 from service.storage.sessions import AnyRow, now
 from service.storage.tables import OPEN, jobs, shards
+
+Engine = dict[str, Any] | Callable[[dict[str, Any], int], dict[str, Any]]
 
 
 class Ghost(Exception):
@@ -78,10 +80,11 @@ def _candidate(c: Connection, max_attempts: int) -> AnyRow | None:
     return c.execute(query).one_or_none()
 
 
-def claim(c: Connection, owner: str, lease_s: float, *, max_attempts: int, engine: dict[str, Any]) -> Claim | None:
+def claim(c: Connection, owner: str, lease_s: float, *, max_attempts: int, engine: Engine) -> Claim | None:
     """The best waiting shard, now this owner's for `lease_s` seconds; None when nothing waits.
 
-    The engine is kept by the first claim and handed to all later ones, so that resuming cannot change it.
+    The engine is kept by the first claim and handed to all later ones, so that resuming cannot change it; it may be chosen
+    from the job's `extra` and the number of the shard's members.
     """
     while (found := _candidate(c, max_attempts)) is not None:
         job = lock_job(c, found.job_id)
@@ -97,7 +100,7 @@ def _at(c: Connection, found: AnyRow, **values: Any) -> None:
     c.execute(update(shards).where(shards.c.job_id == found.job_id, shards.c.number == found.number).values(values))
 
 
-def _grant(c: Connection, job: AnyRow, found: AnyRow, *, owner: str, lease_s: float, engine: dict[str, Any]) -> Claim:
+def _grant(c: Connection, job: AnyRow, found: AnyRow, *, owner: str, lease_s: float, engine: Engine) -> Claim:
     where = (shards.c.job_id == found.job_id, shards.c.number == found.number)
     granted = {
         "state": "running",
@@ -108,12 +111,14 @@ def _grant(c: Connection, job: AnyRow, found: AnyRow, *, owner: str, lease_s: fl
         "attempts_without_progress": shards.c.attempts_without_progress + 1,
     }
     row = c.execute(update(shards).where(*where).values(granted).returning(shards)).one()
-    if row.engine is None:
-        _at(c, found, engine=engine)
+    chosen = row.engine
+    if chosen is None:
+        chosen = engine(job.extra, len(row.members)) if callable(engine) else engine
+        _at(c, found, engine=chosen)
     begun = {"started_at": func.coalesce(jobs.c.started_at, now()), "heartbeat_at": now()}
     c.execute(update(jobs).where(jobs.c.id == job.id).values(begun))
     fold(c, job.id, back=LOST if found.state == "running" else None)
-    return _claimed(c, job, row, row.engine or engine)
+    return _claimed(c, job, row, chosen)
 
 
 def _claimed(c: Connection, job: AnyRow, row: AnyRow, engine: dict[str, Any]) -> Claim:

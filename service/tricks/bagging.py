@@ -39,9 +39,13 @@ class Ensemble(Value):
             return derive(self.seeds[member], 0, purpose)
         return derive(seed, member, purpose)
 
+    def count(self, rows: int) -> int:
+        """How many of the training rows each member gets."""
+        return max(1, round(self.fraction * rows))
+
     def rows(self, member: int, train: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
         """The training rows of a member: a share `fraction` of them, drawn with replacement when bootstrapping."""
-        count = max(1, round(self.fraction * len(train)))
+        count = self.count(len(train))
         if not self.bootstrap and count == len(train):
             return train
         stream = np.random.default_rng(self.seed(member, "bootstrap", seed=seed))

@@ -4,7 +4,9 @@ Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from o
 that paper's appendix A.2: kept units are divided by their keep probability when masks are drawn, and nothing happens at prediction.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
@@ -14,7 +16,10 @@ from torch import Tensor
 from service.tricks.choices import Only, refuse
 from service.values import ITEMS, DropRate, Value
 
-_STEPS = 2**16
+STEPS = 2**16
+"""A rate is a multiple of 1 / STEPS when masks are drawn."""
+_BLOCK, _MOST_PASSES = 2**16, 16
+"""Entries of a member's masks that are drawn at once, about what stays in a processor's cache, and for at most how many passes."""
 
 
 class Site(NamedTuple):
@@ -40,14 +45,68 @@ class Scaled:
         return x
 
 
-class Sampled:
-    """A fresh mask per row and unit, scaled by 1 / (1 - rate)."""
+@dataclass
+class _Drawn:
+    """Masks of several passes at one site, [K, passes, rows, units], and from where in each member's stream they came."""
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+    masks: Tensor
+    before: list[Tensor]
+    used: int = 0
+
+
+class Sampled:
+    """A fresh mask per row and unit, scaled by 1 / (1 - rate); each member's from a stream of its own.
+
+    The masks of several passes are drawn at once. How many depends on the site alone, so that neither a stack nor its
+    size changes a member's numbers. `rows` is the most that a pass has; features of a stack are [K, .., rows, units].
+    """
+
+    def __init__(self, streams: Sequence[torch.Generator], rows: int, *, stacked: bool = False) -> None:
+        self._streams = list(streams)
+        self._rows = rows
+        self._stacked = stacked
+        self._drawn: dict[str, _Drawn] = {}
 
     def __call__(self, x: Tensor, site: Site) -> Tensor:
-        return x * draw_mask(x.shape, site.rate, self.generator) if site.rate else x
+        """x times the next mask of the site."""
+        if not site.rate:
+            return x
+        drawn = self._drawn.get(site.name)
+        if drawn is None or drawn.used == drawn.masks.shape[1]:
+            drawn = self._drawn[site.name] = self._draw(site)
+        mask = drawn.masks[:, drawn.used, : x.shape[-2]]
+        drawn.used += 1
+        return x * (mask if self._stacked else mask[0])
+
+    def _draw(self, site: Site) -> _Drawn:
+        """Fresh masks; not in place of the old ones, which a backward pass may still need."""
+        before = [stream.get_state() for stream in self._streams]
+        passes = max(1, min(_MOST_PASSES, _BLOCK // (self._rows * site.units)))
+        masks = draw_masks((passes, self._rows, site.units), site.rate, self._streams)
+        return _Drawn(masks, before)
+
+    def without(self, ended: Sequence[int]) -> "Sampled":
+        """The gate of the stack that is left when the members at these places have ended, in the middle of its masks."""
+        places = [place for place in range(len(self._streams)) if place not in ended]
+        left = Sampled([self._streams[place] for place in places], self._rows, stacked=self._stacked)
+        left._drawn = {
+            name: _Drawn(drawn.masks[places], [drawn.before[place] for place in places], drawn.used) for name, drawn in self._drawn.items()
+        }
+        return left
+
+    def capture(self) -> dict[str, Any]:
+        """By site: the members' streams before the masks at hand were drawn, and how many of these are used."""
+        return {name: {"before": drawn.before, "used": drawn.used} for name, drawn in self._drawn.items()}
+
+    def restore(self, captured: Mapping[str, Any], sites: Sequence[Site]) -> None:
+        """Draw again what `capture` was taken in the middle of; the streams are left wherever that leads."""
+        self._drawn = {}
+        for site in sites:
+            if (saved := captured.get(site.name)) is not None:
+                for stream, state in zip(self._streams, saved["before"], strict=True):
+                    stream.set_state(state)
+                self._drawn[site.name] = self._draw(site)
+                self._drawn[site.name].used = saved["used"]
 
 
 class Replayed:
@@ -65,17 +124,37 @@ SCALED = Scaled()
 
 
 def draw_mask(shape: tuple[int, ...] | torch.Size, rate: float, generator: torch.Generator) -> Tensor:
-    """Scaled float32 mask: 0 with probability `rate`, else 1 / (1 - rate), so that its mean is 1.
+    """Scaled float32 mask of a shape: 0 with probability `rate`, else 1 / (1 - rate), so that its mean is 1."""
+    return draw_masks(shape, rate, [generator])[0]
+
+
+def draw_masks(shape: tuple[int, ...] | torch.Size, rate: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Masks [K, *shape], each from its generator.
 
     Bits are drawn as 64-bit words and cut into four, a quarter of the cost of one uniform number each; the rate is
     thereby a multiple of 2^-16, and the scale is that of the rounded rate.
     """
-    dropped = min(max(round(rate * _STEPS), 1), _STEPS - 1) if rate else 0
+    dropped = steps_dropped(rate)
     count = torch.Size(shape).numel()
-    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=generator.device)
-    words.random_(-(2**63), None, generator=generator)
-    kept = words.view(torch.int16)[:count] >= dropped - _STEPS // 2
-    return kept.to(torch.float32).mul_(_STEPS / (_STEPS - dropped)).view(shape)
+    words = torch.empty((len(generators), (count + 3) // 4), dtype=torch.int64, device=generators[0].device)
+    for own, generator in zip(words, generators, strict=True):
+        own.random_(-(2**63), None, generator=generator)
+    kept = words.view(torch.int16)[:, :count] >= dropped - STEPS // 2
+    return kept.to(torch.float32).mul_(STEPS / (STEPS - dropped)).view(len(generators), *shape)
+
+
+def steps_dropped(rate: float) -> int:
+    """The rate that masks are drawn with, in steps of 2^-16: 0 for 0, else at least one step from 0 and from 1."""
+    return min(max(round(rate * STEPS), 1), STEPS - 1) if rate else 0
+
+
+def disconnected(sites: Sequence[Site]) -> float:
+    """The share of masks that leave no path from an input to an output: some site has all its units dropped.
+
+    1 - prod over sites of (1 - rate^units), for a dense net without bridges, sites being its layers, inputs among them
+    (Goodfellow, Bengio and Courville 2016, "Deep Learning", section 7.12); exact for the rates as given.
+    """
+    return -math.expm1(sum(math.log1p(-(site.rate**site.units)) for site in sites if site.rate))
 
 
 def _rates(value: Any) -> Any:

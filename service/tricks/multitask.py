@@ -70,15 +70,15 @@ class Classification(_Target):
         return width
 
     def losses(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy in nats per row [N]; raw [N, C], labels int64 [N] without missing ones."""
-        return F.cross_entropy(raw, labels, reduction="none")
+        """Cross-entropy in nats per row [.., N]; raw [.., N, C], labels int64 [.., N] without missing ones."""
+        return F.cross_entropy(raw.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
 
     def loss_of(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """The mean of `losses`, in one kernel."""
-        return F.cross_entropy(raw, labels)
+        """The mean of `losses` over the rows; in one kernel where there is one member."""
+        return F.cross_entropy(raw, labels) if labels.ndim == 1 else self.losses(raw, labels).mean(-1)
 
     def missing(self, labels: Tensor) -> Tensor:
-        """Rows without a label, as booleans [N]."""
+        """Rows without a label, as booleans [.., N]."""
         return labels < 0
 
     def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
@@ -87,7 +87,7 @@ class Classification(_Target):
 
 
 class Regression(_Target):
-    """D numbers, standardized inside the model; labels float32 [N, D] in normalized units, NaN where missing."""
+    """D numbers, standardized inside the model; labels float32 [.., N, D] in normalized units, NaN where missing."""
 
     task: Literal["regression"] = "regression"
     """One number or several."""
@@ -99,7 +99,7 @@ class Regression(_Target):
         return 2 * width if self.loss == "gaussian_nll" else width
 
     def losses(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Loss per row [N] in normalized units, the mean over the D outputs."""
+        """Loss per row [.., N] in normalized units, the mean over the D outputs."""
         if self.loss == "mse":
             return (raw - labels).square().mean(-1)
         mean, variance = gaussian(raw)
@@ -107,11 +107,12 @@ class Regression(_Target):
         return terms.mean(-1)
 
     def loss_of(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """The mean of `losses`."""
-        return F.mse_loss(raw, labels) if self.loss == "mse" else self.losses(raw, labels).mean()
+        """The mean of `losses` over the rows; in one kernel where there is one member."""
+        one = self.loss == "mse" and labels.ndim == 2
+        return F.mse_loss(raw, labels) if one else self.losses(raw, labels).mean(-1)
 
     def missing(self, labels: Tensor) -> Tensor:
-        """Rows without a label, as booleans [N]: a row counts where all its numbers are there."""
+        """Rows without a label, as booleans [.., N]: a row counts where all its numbers are there."""
         return labels.isnan().any(-1)
 
     def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
@@ -129,14 +130,14 @@ def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_loss(target: "Classification | Regression", raw: Tensor, labels: Tensor) -> Tensor:
-    """The mean loss over the rows whose label is known; 0 without gradient where none is.
+    """The mean loss over the rows whose label is known, [] or each member's; 0 without gradient where none is.
 
     Missing labels are replaced before the loss sees them: NaN times 0 is NaN.
     """
     missing = target.missing(labels)
-    filled = torch.where(missing.view(-1, *[1] * (labels.ndim - 1)), torch.zeros_like(labels), labels)
+    filled = torch.where(missing.view(*missing.shape, *[1] * (labels.ndim - missing.ndim)), torch.zeros_like(labels), labels)
     losses = target.losses(raw, filled).masked_fill(missing, 0.0)
-    return losses.sum() / (~missing).sum().clamp(min=1)
+    return losses.sum(-1) / (~missing).sum(-1).clamp(min=1)
 
 
 Target = Annotated[Classification | Regression, Field(discriminator="task")]

@@ -148,9 +148,18 @@ class GradientClip(Value):
     norm: Annotated[float, Field(gt=0)]
     """Longest gradient, in L2 norm over all parameters."""
 
-    def __call__(self, parameters: Sequence[Tensor]) -> None:
-        """Clip the gradients in place."""
-        torch.nn.utils.clip_grad_norm_(parameters, self.norm, foreach=True)
+    def __call__(self, parameters: Sequence[Tensor], *, members: int | None = None) -> None:
+        """Clip the gradients in place; those of a stack [K, ...] member by member."""
+        if members is None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.norm, foreach=True)
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # Member by member: what sums along an axis round to would depend on how many members there are.
+        norms = torch.stack(torch._foreach_norm([own for gradient in gradients for own in gradient]))
+        squares = sum(norms.square().view(len(gradients), members))
+        factor = (self.norm / (torch.as_tensor(squares).sqrt() + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
 
 
 Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="type")]

@@ -63,15 +63,15 @@ def fit(spec: TrainSpec, columns: Columns) -> Trained:
     material, device = prepare(spec, columns), torch.device("cpu")
     networks, summaries, histories = [], [], {}
     for member in range(spec.ensemble.size):
-        run, series = start(material, member, device), dict[str, list[float]]()
+        run, series = start(material, (member,), device), dict[str, list[float]]()
         for record in train(run, Task(material, run, device)):
             for name, value in record.values.items() if isinstance(record, Epoch) else ():
                 series.setdefault(name, []).append(value)
         network = build(material, None)
-        network.load(run.best)
+        network.load(run.only.best)
         networks.append(serving(network))
         histories[member] = series
-        kept = {"best": run.patience.best, "best_epoch": run.patience.epoch, "best_step": run.patience.step}
+        kept = {"best": run.only.patience.best, "best_epoch": run.only.patience.epoch, "best_step": run.only.patience.step}
         summaries.append({"member": member, **kept, "stopped_epoch": run.epoch, "stop_reason": run.reason})
     model = Model(spec, material.encoding, material.classes, tuple(networks), best_member(spec, summaries))
     return Trained(model, material, report.build(Inquiry(model, material), summaries), histories, summaries)

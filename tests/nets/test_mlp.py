@@ -156,7 +156,7 @@ def test_many_masks_at_once_are_one_after_the_other() -> None:
 
 def test_rate_zero_is_bitwise_no_dropout() -> None:
     plain, none = trunk(hidden=[6]), trunk(hidden=[6], dropout=0.0)
-    assert torch.equal(plain(X, SCALED), none(X, Sampled(torch.Generator().manual_seed(0))))
+    assert torch.equal(plain(X, SCALED), none(X, Sampled([torch.Generator().manual_seed(0)], len(X))))
 
 
 WIDE, IN = 400, 300

@@ -74,7 +74,7 @@ def test_weights_are_neither_biases_nor_gains() -> None:
     assert weights == {name for name in names.values() if name.endswith("weight") and "norm" not in name}
     everything = {names[id(p)] for p in weights_of(built, layers, everything=True)}
     assert everything == set(names.values())
-    assert {name for name, p in built.named_parameters() if is_weight(p)} == weights
+    assert {name for name, p in built.named_parameters() if is_weight(built, p)} == weights
     assert [names[id(p)] for p in weights_of(built, ["hidden.1"], everything=False)] == ["trunk.hidden.1.linear.weight"]
 
 

@@ -54,7 +54,7 @@ class Trained:
     @property
     def weights(self) -> bytes:
         """The kept weights as they are stored."""
-        return pack(self.run.best)
+        return pack(self.run.only.best)
 
 
 class Bench:
@@ -114,7 +114,7 @@ class Bench:
 
     def train(self, material: Material, member: int = 0, *, prepared: Callable[[Run], None] | None = None) -> Trained:
         """A member from its first step to its last; `prepared` may change it before the first."""
-        run = start(material, member, CPU)
+        run = start(material, (member,), CPU)
         if prepared is not None:
             prepared(run)
         epochs = [record for record in train(run, Task(material, run, CPU), tick_s=1e9) if isinstance(record, Epoch)]
@@ -140,9 +140,9 @@ class Bench:
         torch.save(rest, content)
         return pack(weights), content.getvalue()
 
-    def thaw(self, material: Material, member: int, frozen: Frozen) -> Run:
+    def thaw(self, material: Material, members: int | tuple[int, ...], frozen: Frozen, *, stacked: bool = False) -> Run:
         """A fresh run that goes on where the checkpoint was taken."""
-        run = start(material, member, CPU)
+        run = start(material, members if isinstance(members, tuple) else (members,), CPU, stacked=stacked)
         run.restore(unpack(frozen[0]), torch.load(io.BytesIO(frozen[1]), weights_only=True))
         return run
 

@@ -42,17 +42,17 @@ def test_a_loss_that_explodes_at_once_is_an_error(bench: Any) -> None:
 
 def test_a_loss_that_explodes_later_ends_with_the_best_weights(bench: Any) -> None:
     material = bench.material("diabetes", architecture={"type": "mlp", "hidden": [8]}, early_stopping={"patience": 1000})
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     kept = b""
     for record in train(run, Task(material, run, CPU)):
         if isinstance(record, Epoch) and record.epoch == 5:
-            kept = pack(run.best)
+            kept = pack(run.only.best)
             with torch.no_grad():
                 run.network.heads[0].bias.fill_(1e30)
     assert run.reason == "diverged"
     assert run.epoch == 6
-    assert pack(run.best) == kept
-    assert np.isfinite(run.patience.best)
+    assert pack(run.only.best) == kept
+    assert np.isfinite(run.only.patience.best)
 
 
 def test_an_infinite_validation_is_not_worth_keeping(bench: Any) -> None:
@@ -78,7 +78,7 @@ def test_validation_without_a_label_keeps_something_or_is_refused(bench: Any) ->
         trained = bench.train(bench.material(bench.gappy(), **fields, targets=[{"name": "size"}], split={"validation_rows": rows}))
     except TemperError:
         return
-    assert trained.run.best, f"ended by {trained.run.reason!r} and kept nothing"
+    assert trained.run.only.best, f"ended by {trained.run.reason!r} and kept nothing"
 
 
 def test_a_last_batch_of_one_row_can_be_normalized(bench: Any) -> None:

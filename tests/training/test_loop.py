@@ -15,9 +15,9 @@ from service.tricks.attacks import FGSM
 from service.tricks.modes import Asking
 from service.tricks.stopping import improves
 from workers.messages import Assignment, Progress
-from workers.training import loop
+from workers.training import evaluation, loop
 from workers.training.checkpointing import pack
-from workers.training.loop import Epoch, Task, evaluate, train
+from workers.training.loop import Epoch, Task, train
 from workers.training.members import Shard
 from workers.training.run import start
 
@@ -31,7 +31,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(bench: Any, monitor: str) 
     stopping = {"monitor": monitor, "patience": 4}
     optimizer = {"type": "adam", "learning_rate": 0.02}
     material = bench.material(dataset, architecture={"type": "mlp", "hidden": [24]}, early_stopping=stopping, optimizer=optimizer)
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     seen = [
         (record.values[f"validation.{monitor}"], pack(run.network.learned()), record.step)
         for record in train(run, Task(material, run, CPU))
@@ -41,10 +41,10 @@ def test_the_kept_weights_are_those_of_the_best_epoch(bench: Any, monitor: str) 
     best = (max if improves(monitor) == "up" else min)(values)
     place = values.index(best)
     assert (run.reason, len(seen)) == ("early_stopping", place + 1 + 4)
-    assert run.patience.best == best
-    assert (run.patience.epoch, run.patience.step) == (place + 1, seen[place][2])
-    assert pack(run.best) == seen[place][1]
-    assert pack(run.best) != seen[-1][1], "the last are not the best"
+    assert run.only.patience.best == best
+    assert (run.only.patience.epoch, run.only.patience.step) == (place + 1, seen[place][2])
+    assert pack(run.only.best) == seen[place][1]
+    assert pack(run.only.best) != seen[-1][1], "the last are not the best"
     # The model that is asked has that very value.
     model = bench.model(material, bench.train(material))
     assert bench.measure(model, material, material.parts.validation, Asking(mode="single").axes(model))[monitor] == pytest.approx(
@@ -56,7 +56,7 @@ def test_without_early_stopping_the_last_weights_are_kept(bench: Any) -> None:
     trained = bench.train(bench.material("digits", **SMALL, early_stopping=None))
     assert trained.run.reason == "epochs"
     assert trained.weights == pack(trained.run.network.learned())
-    assert (trained.run.patience.epoch, trained.run.patience.best) == (3, None)
+    assert (trained.run.only.patience.epoch, trained.run.only.patience.best) == (3, None)
 
 
 MEASURED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -90,10 +90,10 @@ def test_blocks_of_validation_rows_do_not_show(bench: Any, rows: int, monkeypatc
     """Also where labels are missing: a mean of means weighs each by its labels, not by its rows."""
     rest = list(range(40, 120))
     material = bench.material(bench.gappy(), **{**SMALL, "batch_size": 32}, split={"validation_rows": rest})
-    run = start(material, 0, CPU)
-    whole = evaluate(run.network, Task(material, run, CPU))
-    monkeypatch.setattr(loop, "EVALUATION_ROWS", rows)
-    assert evaluate(run.network, Task(material, run, CPU)) == pytest.approx(whole, rel=1e-5)
+    run = start(material, (0,), CPU)
+    whole = Task(material, run, CPU).evaluate(run.network)[0]
+    monkeypatch.setattr(evaluation, "EVALUATION_ROWS", rows)
+    assert Task(material, run, CPU).evaluate(run.network)[0] == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_long_evaluation_beats_before_every_block(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,11 +102,11 @@ def test_a_long_evaluation_beats_before_every_block(bench: Any, monkeypatch: pyt
     rows = len(material.parts.validation)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * (64 + 12) * 20)
     beats: list[int] = []
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     task = Task(material, run, CPU, beat=lambda: beats.append(run.epoch))
-    assert [len(x) for x, _ in task.validation] == [20] * (rows // 20) + [rows % 20]
+    assert [len(x) for x, _ in task.evaluate.rows] == [20] * (rows // 20) + [rows % 20]
     epochs = [record for record in train(run, task) if isinstance(record, Epoch)]
-    assert beats == [epoch for epoch in (1, 2, 3) for _ in task.validation]
+    assert beats == [epoch for epoch in (1, 2, 3) for _ in task.evaluate.rows]
     assert len(epochs) == 3
 
 
@@ -120,7 +120,7 @@ def test_a_shard_reports_while_it_evaluates(bench: Any, monkeypatch: pytest.Monk
         progress = staticmethod(told.append)
 
     material = bench.material("digits", **{**SMALL, "batch_size": "full"})
-    monkeypatch.setattr(loop, "EVALUATION_ROWS", 100)
+    monkeypatch.setattr(evaluation, "EVALUATION_ROWS", 100)
     assignment = Assignment("job_x", 0, "train", 1, (0,), {}, "", "jobs/job_x/0", "mdl_x", Folder(tmp_path))
     Shard(assignment, material, Ears(), CPU).run()
     passes = -(-len(material.parts.validation) // 100)
@@ -159,8 +159,8 @@ def test_what_is_learned_generalizes(bench: Any) -> None:
 def test_adversarial_training_with_nothing_in_it_is_plain_training(bench: Any, epsilon: float, weight: float) -> None:
     plain = bench.train(bench.material("digits", **SMALL))
     trained = bench.train(bench.material("digits", **SMALL, adversarial_training={"method": "fgsm", "epsilon": epsilon, "weight": weight}))
-    for name, tensor in plain.run.best.items():
-        torch.testing.assert_close(trained.run.best[name], tensor, rtol=1e-6, atol=1e-7)
+    for name, tensor in plain.run.only.best.items():
+        torch.testing.assert_close(trained.run.only.best[name], tensor, rtol=1e-6, atol=1e-7)
 
 
 def test_adversarial_training_resists_what_it_was_trained_on(bench: Any) -> None:
@@ -181,9 +181,9 @@ def test_the_attack_sees_the_network_as_it_is_served(bench: Any) -> None:
     material = bench.material(
         "digits", **{**SMALL, "architecture": architecture}, adversarial_training={"method": "fgsm", "epsilon": 1.0, "weight": 1.0}
     )
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     task = Task(material, run, CPU)
-    twin = start(material, 0, CPU)
+    twin = start(material, (0,), CPU)
     x, labels = material.rows(material.parts.train[:64])
     run.network.train()
     loss = loop.objective(run.network, task, x.float(), labels)
@@ -194,7 +194,7 @@ def test_the_attack_sees_the_network_as_it_is_served(bench: Any) -> None:
     gate = Task(material, twin, CPU).gate
     torch.testing.assert_close(loss, task.loss(twin.network(moved, gate), labels), rtol=0, atol=0)
     assert pack(run.network.learned()) == pack(twin.network.learned()), "running statistics moved once, in the pass that learns"
-    assert torch.equal(run.streams["masks"].get_state(), twin.streams["masks"].get_state())
+    assert torch.equal(run.only.streams["masks"].get_state(), twin.only.streams["masks"].get_state())
     assert run.network.training
 
 
@@ -202,7 +202,7 @@ def test_the_attack_sees_the_network_as_it_is_served(bench: Any) -> None:
 def test_the_weight_is_the_share_of_the_adversarial_loss(bench: Any, weight: float) -> None:
     training = {"method": "fgsm", "epsilon": 1.0, "weight": weight}
     material = bench.material("digits", **SMALL, adversarial_training=training)
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     task = Task(material, run, CPU)
     x, labels = material.rows(material.parts.train[:64])
 
@@ -228,7 +228,7 @@ def test_what_is_monitored_is_what_is_reported(bench: Any, dataset: str, fields:
     material = bench.material(dataset, **{**SMALL, **fields, "batch_size": 64}, early_stopping=stopping)
     trained = bench.train(material)
     series = trained.series(f"validation.{monitor}")
-    assert trained.run.patience.best == (max if improves(monitor) == "up" else min)(series)
+    assert trained.run.only.patience.best == (max if improves(monitor) == "up" else min)(series)
     model = bench.model(material, trained)
     report = bench.measure(model, material, material.parts.validation, Asking(mode="single").axes(model))
-    assert trained.run.patience.best == pytest.approx(report[monitor], rel=2e-5)
+    assert trained.run.only.patience.best == pytest.approx(report[monitor], rel=2e-5)

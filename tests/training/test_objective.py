@@ -54,9 +54,9 @@ def test_a_linear_model_is_scikit_learns(bench: Any, name: str, optimizer: str) 
     trained = bench.train(material)
     x, y = design(material)
     expected = estimator(len(y)).fit(x, y)
-    found = trained.run.best["heads.0.weight"].double().numpy().ravel()
+    found = trained.run.only.best["heads.0.weight"].double().numpy().ravel()
     np.testing.assert_allclose(found, expected.coef_, rtol=0, atol=1e-4)
-    assert float(trained.run.best["heads.0.bias"]) == pytest.approx(expected.intercept_, abs=1e-4)
+    assert float(trained.run.only.best["heads.0.bias"]) == pytest.approx(expected.intercept_, abs=1e-4)
     if "l1" in name or name == "elastic_net":
         assert np.array_equal(found == 0, expected.coef_ == 0)
         assert 0 < (found == 0).sum() < len(found)
@@ -79,9 +79,9 @@ def test_biases_are_not_penalized_unless_told(bench: Any) -> None:
     )
     material = bench.material("diabetes", **FULL, preprocessing={"normalize_targets": False})
     mean = float(material.originals["target"][material.parts.train].mean())
-    assert float(free.run.best["heads.0.bias"]) == pytest.approx(mean, rel=1e-5)
+    assert float(free.run.only.best["heads.0.bias"]) == pytest.approx(mean, rel=1e-5)
     # Of sum (y - b)^2 / n + b^2 the minimum is half the mean; inputs are centred.
-    assert float(bound.run.best["heads.0.bias"]) == pytest.approx(mean / 2, rel=1e-5)
+    assert float(bound.run.only.best["heads.0.bias"]) == pytest.approx(mean / 2, rel=1e-5)
 
 
 def test_descent_that_stops_early_is_ridge_per_direction(bench: Any) -> None:
@@ -102,7 +102,7 @@ def test_descent_that_stops_early_is_ridge_per_direction(bench: Any) -> None:
     optimum = directions.T @ np.linalg.lstsq(x, y - y.mean(), rcond=None)[0]
     left = (1 - rate * lam) ** steps
     alpha = lam * left / (1 - left)
-    found = directions.T @ trained.run.best["heads.0.weight"].double().numpy().ravel()
+    found = directions.T @ trained.run.only.best["heads.0.weight"].double().numpy().ravel()
     np.testing.assert_allclose(found, (1 - left) * optimum, rtol=0, atol=1e-6)
     np.testing.assert_allclose(found, lam / (lam + alpha) * optimum, rtol=0, atol=1e-6)
     assert alpha.max() / alpha.min() > 10, "one alpha for all directions it is not"
@@ -115,7 +115,7 @@ def test_max_norm_holds_after_every_step(bench: Any, layers: Any) -> None:
     material = bench.material(
         "digits", architecture=architecture, regularizers=[penalty], optimizer={"type": "sgd", "learning_rate": 1.0}, epochs=2
     )
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     held = {None: ["hidden.0", "hidden.1"], "*": ["hidden.0", "hidden.1", "head.label"], "hidden.1": ["hidden.1"]}[
         layers[0] if layers else None
     ]
@@ -146,7 +146,7 @@ def test_the_objective_is_the_loss_and_the_penalties(bench: Any) -> None:
     material = bench.material("digits", architecture={"type": "mlp", "hidden": [8]}, regularizers=penalties, epochs=2, early_stopping=None)
     trained = bench.train(material)
     values = trained.epochs[-1].values
-    w = {name: tensor.double() for name, tensor in trained.run.best.items() if name.endswith("weight")}
+    w = {name: tensor.double() for name, tensor in trained.run.only.best.items() if name.endswith("weight")}
     assert values["penalty.l2"] == pytest.approx(0.01 * sum(float(tensor.square().sum()) for tensor in w.values()), rel=1e-5)
     assert values["penalty.l1"] == pytest.approx(0.003 * float(w["trunk.hidden.0.linear.weight"].abs().sum()), rel=1e-5)
     assert values["penalty.max_norm"] == 0.0
@@ -174,7 +174,7 @@ def two_targets(bench: Any, name: str, *, gaps: float = 0.0) -> str:
 def test_the_loss_is_the_weighted_sum_over_targets(bench: Any) -> None:
     targets = [{"name": "kind", "weight": 0.25}, {"name": "size", "weight": 4.0}]
     material = bench.material(two_targets(bench, "two"), targets=targets, architecture={"type": "mlp", "hidden": [6]})
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     x, labels = material.rows(material.parts.train)
     raw = run.network(x)
     total = DataLoss(material.spec.targets, material.labels)(raw, labels)
@@ -189,7 +189,7 @@ def test_the_loss_is_the_weighted_sum_over_targets(bench: Any) -> None:
 
 def test_a_target_counts_over_the_rows_that_have_it(bench: Any) -> None:
     material = bench.material(two_targets(bench, "gaps", gaps=0.4), architecture={"type": "mlp", "hidden": [6]}, epochs=3)
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     x, labels = material.rows(material.parts.train)
     raw = run.network(x)
     kind, size = material.spec.targets

@@ -94,22 +94,31 @@ def on(run: Run, task: Task) -> Iterator[Epoch | None]:
 
 def facts(run: Run) -> tuple[Any, ...]:
     """All that a finished run leaves behind."""
-    streams = {name: stream.get_state().tolist() for name, stream in run.streams.items()}
-    return pack(run.best), pack(run.network.learned()), vars(run.patience), run.step, run.epoch, run.reason, streams, run.history
+    streams = {name: stream.get_state().tolist() for name, stream in run.only.streams.items()}
+    return (
+        pack(run.only.best),
+        pack(run.network.learned()),
+        vars(run.only.patience),
+        run.step,
+        run.epoch,
+        run.reason,
+        streams,
+        run.only.history,
+    )
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_an_interruption_does_not_show(bench: Any, name: str) -> None:
     material = material_of(bench, name)
     member = material.spec.ensemble.size - 1
-    straight, epochs, frozen = start(material, member, CPU), [], {}
+    straight, epochs, frozen = start(material, (member,), CPU), [], {}
     for pause, record in enumerate(on(straight, Task(material, straight, CPU))):
         if record is not None:
             epochs.append((pause, record.epoch, record.values))
         if straight.reason is None:
             frozen[pause] = bench.freeze(straight)
     expected = facts(straight)
-    assert straight.best
+    assert straight.only.best
     # The first step, the last pause, one in the middle of an epoch and its end.
     ends = [pause for pause, _, _ in epochs if pause in frozen]
     middle = next(pause for pause in frozen if pause > ends[0] + 1 and pause not in ends) if ends else 1
@@ -123,9 +132,9 @@ def test_an_interruption_does_not_show(bench: Any, name: str) -> None:
 @pytest.mark.parametrize("name", ["everything", "penalties"])
 def test_many_interruptions_do_not_show(bench: Any, name: str) -> None:
     material = material_of(bench, name)
-    straight = start(material, 0, CPU)
+    straight = start(material, (0,), CPU)
     list(on(straight, Task(material, straight, CPU)))
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     pauses = 0
     while run.reason is None:
         # Killed after every fourth pause.
@@ -140,7 +149,7 @@ def test_many_interruptions_do_not_show(bench: Any, name: str) -> None:
 def test_the_interrupted_run_goes_on_as_if_nothing_was_taken(bench: Any) -> None:
     """Taking a checkpoint reads; it does not write."""
     material = material_of(bench, "everything")
-    plain, watched = start(material, 0, CPU), start(material, 0, CPU)
+    plain, watched = start(material, (0,), CPU), start(material, (0,), CPU)
     list(on(plain, Task(material, plain, CPU)))
     for _ in on(watched, Task(material, watched, CPU)):
         first, again = bench.freeze(watched), bench.freeze(watched)
@@ -151,7 +160,7 @@ def test_the_interrupted_run_goes_on_as_if_nothing_was_taken(bench: Any) -> None
 def test_a_checkpoint_outlives_what_comes_after_it(bench: Any) -> None:
     """Its bytes are copies: steps taken later do not reach into them."""
     material = material_of(bench, "everything")
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     steps = on(run, Task(material, run, CPU))
     for _ in range(5):
         next(steps)
@@ -184,7 +193,7 @@ def test_written_checkpoints_are_read_back(bench: Any, tmp_path: Path) -> None:
     material = material_of(bench, "everything")
     folder, records = Folder(tmp_path), list[Record]()
     writer = Writer(folder, "jobs/job_x/000001-0", records.append)
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     moments = []
     for pause, _ in enumerate(on(run, Task(material, run, CPU))):
         if pause % 5 == 3 and run.reason is None:
@@ -196,7 +205,7 @@ def test_written_checkpoints_are_read_back(bench: Any, tmp_path: Path) -> None:
     expected = facts(run)
     for record, (step, weights) in zip(records, moments, strict=True):
         tensors, rest = read(folder, record)
-        resumed = start(material, 0, CPU)
+        resumed = start(material, (0,), CPU)
         resumed.restore(tensors, rest)
         assert (resumed.step, pack(resumed.network.learned())) == (step, weights)
         list(on(resumed, Task(material, resumed, CPU)))
@@ -206,7 +215,7 @@ def test_written_checkpoints_are_read_back(bench: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", ["weights", "state"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_checkpoint_is_never_read(bench: Any, tmp_path: Path, which: str, damage: str) -> None:
-    run = start(material_of(bench, "plain"), 0, CPU)
+    run = start(material_of(bench, "plain"), (0,), CPU)
     folder, records = Folder(tmp_path), list[Record]()
     writer = Writer(folder, "jobs/job_x/000001-0", records.append)
     writer.save(*run.capture(), {})

@@ -10,7 +10,8 @@ import torch
 from service import blocks
 from service.inference import report
 from service.inference.asking import ask
-from service.inference.measuring import Inquiry, member_errors, variance_decomposition
+from service.inference.decomposition import member_errors, variance_decomposition
+from service.inference.measuring import Inquiry
 from service.tricks.modes import Asking
 from workers.training.checkpointing import pack
 from workers.training.loop import Task, Tick, train
@@ -65,17 +66,17 @@ def test_equal_seeds_make_equal_members_and_c_equals_v(bench: Any) -> None:
 
 def test_ticks_do_not_show(bench: Any) -> None:
     material = bench.material("digits", **TRICKS)
-    run = start(material, 0, CPU)
+    run = start(material, (0,), CPU)
     records = list(train(run, Task(material, run, CPU), tick_s=-1))
     assert sum(isinstance(record, Tick) for record in records) == run.step - 1, "after every step but the last"
-    assert pack(run.best) == bench.train(material, 0).weights
+    assert pack(run.only.best) == bench.train(material, 0).weights
 
 
 def test_streams_are_independent_of_each_other(bench: Any) -> None:
     """Dropping units at a rate of next to nothing draws masks, and changes neither order nor initial weights."""
     plain = bench.material("digits", **SMALL)
     masked = bench.material("digits", **{**SMALL, "architecture": {"type": "mlp", "hidden": [12], "dropout": {"hidden": 1e-9}}})
-    first, second = start(plain, 0, CPU), start(masked, 0, CPU)
+    first, second = start(plain, (0,), CPU), start(masked, (0,), CPU)
     assert pack(first.network.learned()) == pack(second.network.learned())
     orders = []
     for material, run in ((plain, first), (masked, second)):

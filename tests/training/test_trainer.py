@@ -76,4 +76,4 @@ def test_a_drain_leaves_a_checkpoint(work: Work) -> None:
     said = work("train", 0, orders=[DRAIN])
     assert isinstance(said[-1], Drained)
     (kept,) = [message.record for message in said if isinstance(message, Checkpointed)]
-    assert (kept["member"], kept["epoch"]) == (0, 0)
+    assert (kept["members"], kept["epoch"]) == ([0], 0)

@@ -55,7 +55,7 @@ def test_rate_zero_is_no_dropout_bit_by_bit() -> None:
     x = torch.randn(5, 4, generator=stream())
     generator = stream()
     before = generator.get_state()
-    assert Sampled(generator)(x, Site("input", 4, 0.0)) is x
+    assert Sampled([generator], 5)(x, Site("input", 4, 0.0)) is x
     assert torch.equal(generator.get_state(), before), "nothing is drawn where nothing is dropped"
     assert bool((draw_mask((50, 50), 0.0, stream()) == 1).all())
 
@@ -64,8 +64,9 @@ def test_sampled_draws_a_mask_per_row_and_unit_from_its_stream() -> None:
     x = torch.randn(64, 32, generator=stream())
     site = Site("hidden.0", 32, 0.5)
     generator = stream(3)
-    first, second = Sampled(generator)(x, site), Sampled(generator)(x, site)
-    assert torch.equal(first, Sampled(stream(3))(x, site))
+    gate = Sampled([generator], 64)
+    first, second = gate(x, site), gate(x, site)
+    assert torch.equal(first, Sampled([stream(3)], 64)(x, site))
     assert not torch.equal(first, second)
     assert not torch.equal(first[0] == 0, first[1] == 0)
     assert torch.equal(first, x * draw_mask(x.shape, 0.5, stream(3)))

@@ -1,6 +1,6 @@
 """Batches: one random order an epoch, gathered block by block, handed out as views."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.blocks import block_rows
+from service.inference.material import Material
 
 Labels = dict[str, Tensor]
 
 
 class Batches:
-    """The batches of one member's rows; a last short batch is kept."""
+    """The batches of one member's rows [n], or of a stack's [K, n]; a last short batch is kept."""
 
     def __init__(self, inputs: NDArray[Any], labels: Labels, rows: NDArray[np.int64], *, size: int, device: torch.device) -> None:
         self._inputs = inputs
@@ -22,28 +23,38 @@ class Batches:
         self._rows = torch.from_numpy(rows)
         self.size = size
         self._device = device
-        row_bytes = max(1, inputs.nbytes // max(1, len(inputs)))
+        row_bytes = max(1, inputs.nbytes // max(1, len(inputs))) * (len(rows) if rows.ndim == 2 else 1)
         self._block = block_rows(row_bytes * size) * size
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return (len(self._rows) + self.size - 1) // self.size
+        return (self.rows + self.size - 1) // self.size
 
     @property
     def rows(self) -> int:
-        """Rows in an epoch."""
-        return len(self._rows)
+        """Rows in a member's epoch."""
+        return self._rows.shape[-1]
 
-    def order(self, generator: torch.Generator) -> Tensor:
-        """A new random order of the rows."""
-        return torch.randperm(len(self._rows), generator=generator)
+    def order(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """A new random order of each member's rows."""
+        orders = [torch.randperm(self.rows, generator=generator) for generator in generators]
+        return orders[0] if self._rows.ndim == 1 else torch.stack(orders)
 
     def walk(self, order: Tensor, position: int) -> Iterator[tuple[Tensor, Labels]]:
-        """The batches of an epoch in this order, from batch `position` on."""
-        chosen = self._rows[order]
-        for start in range(position * self.size, len(chosen), self._block):
-            block = chosen[start : start + self._block]
+        """The batches of an epoch in this order, from batch `position` on: rows [B, ...], of a stack [K, B, ...]."""
+        chosen, axis = self._rows.gather(-1, order), order.ndim - 1
+        for start in range(position * self.size, self.rows, self._block):
+            block = chosen[..., start : start + self._block]
             x = torch.from_numpy(self._inputs[block.numpy()]).to(self._device)
             labels = {name: values[block].to(self._device) for name, values in self._labels.items()}
-            for at in range(0, len(block), self.size):
-                yield x[at : at + self.size], {name: values[at : at + self.size] for name, values in labels.items()}
+            count = block.shape[-1]
+            for at in range(0, count, self.size):
+                size = min(self.size, count - at)
+                yield x.narrow(axis, at, size), {name: values.narrow(axis, at, size) for name, values in labels.items()}
+
+
+def batch_rows(material: Material) -> int:
+    """The rows of a full batch: those of the spec, or all that a member has."""
+    spec = material.spec
+    rows = spec.ensemble.count(len(material.parts.train))
+    return rows if spec.batch_size == "full" else min(int(spec.batch_size or 64), rows)

@@ -57,7 +57,7 @@ class Writer:
         """Copy now, write soon."""
         self.wait()
         for name, tensor in weights.items():
-            if name in self._buffers:
+            if name in self._buffers and self._buffers[name].shape == tensor.shape:
                 self._buffers[name].copy_(tensor)
             else:
                 self._buffers[name] = tensor.detach().clone().cpu()
@@ -65,6 +65,7 @@ class Writer:
         torch.save(rest, packed)
         self._count += 1
         name = f"{self._prefix}/{self._count:06d}"
+        self._buffers = {name: self._buffers[name] for name in weights}
         held = dict(self._buffers)
         self._thread = threading.Thread(target=self._write, args=(name, held, packed.getvalue(), about), name="checkpoint")
         self._thread.start()

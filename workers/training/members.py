@@ -1,7 +1,8 @@
-"""A shard of members, trained one after the other, resumed from its last checkpoint."""
+"""A shard of members, trained one by one or side by side, resumed from its last checkpoint."""
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 
 from service.inference.material import Material
+from service.nets.network import stackable
+from service.tricks.stopping import improves
 from workers.messages import Assignment, Checkpointed, Done, Drained, Progress
 from workers.training.checkpointing import Writer, newest, pack, read, write_bytes
 from workers.training.link import Link
 from workers.training.loop import Epoch, Task, train
-from workers.training.run import Run, start
+from workers.training.run import Member, Run, build, start
 
 LONG_EPOCH_S = 30.0
 ORDERED = ("user_stop", "time_limit")
@@ -22,7 +25,7 @@ Summary = dict[str, Any]
 
 
 class Shard:
-    """The members of one shard: those that are done, the one that trains, and what is left."""
+    """The members of one shard: those that are done, those that train, and what is left."""
 
     def __init__(self, assignment: Assignment, material: Material, link: Link, device: torch.device) -> None:
         self.assignment = assignment
@@ -42,40 +45,44 @@ class Shard:
         """Train what is left of the shard."""
         saved = newest(self.assignment.checkpoint, partial(read, self.store), self.link.log)
         self.done = list(saved[0]["done"]) if saved else []
-        self._resumed_at = len(self.done) / len(self.assignment.members)
-        for member in self.assignment.members[len(self.done) :]:
-            run = start(self.material, member, self.device)
-            if saved and saved[0]["member"] == member:
+        self._resumed_at = self._fraction(())
+        for group in self._groups():
+            run = start(self.material, group, self.device, stacked=len(group) > 1)
+            if saved and saved[0]["members"] == list(group):
                 run.restore(*saved[1])
-                self._resumed_at += min(1.0, run.epoch / self.material.spec.epochs) / len(self.assignment.members)
-                self.link.log(f"member {member} resumed at epoch {run.epoch}, step {run.step}")
+                self._resumed_at = self._fraction(run.members, run.epoch)
+                self.link.log(f"{_named(run)} resumed at epoch {run.epoch}, step {run.step}")
             if not self._train(run):
                 return Drained()
             self.writer.finish()
-            summary = self._summary(run)
-            best = f", best {run.patience.best:.6g} at epoch {run.patience.epoch}" if run.patience.best is not None else ""
-            self.link.log(f"member {run.member} ended after {run.epoch} epochs and {run.step} steps: {run.reason}{best}")
-            if summary is not None:
-                self.done.append(summary)
+            for member in run.members:
+                self._close(member, run)
             if run.reason in ORDERED:
                 return Done({"members": self.done, "ordered": run.reason})
         return Done({"members": self.done, "ordered": None})
 
+    def _groups(self) -> list[tuple[int, ...]]:
+        """The members still to be trained, as many side by side as the engine has it; who is done leaves no gap behind."""
+        members, done = self.assignment.members, {summary["member"] for summary in self.done}
+        size = self.assignment.stack if stackable(build(self.material, None)) else 1
+        groups = [tuple(m for m in members[at : at + size] if m not in done) for at in range(0, len(members), size)]
+        return [group for group in groups if group]
+
     def _train(self, run: Run) -> bool:
-        """Train one member to its end; False when the worker drains."""
+        """Train a group to its end; False when the worker drains."""
         task = Task(self.material, run, self.device, beat=lambda: self._report(run, 0.0))
         rows = len(self.material.parts.train)
-        self.link.log(f"member {run.member} trains on {task.batches.rows} of {rows} training rows, {len(task.batches)} steps an epoch")
+        self.link.log(f"{_named(run)}: {task.batches.rows} of {rows} training rows, {len(task.batches)} steps an epoch")
         for record in train(run, task):
             if not self._stepped:
                 self._stepped = True
                 self.link.log(f"first step at {datetime.now(UTC).isoformat(timespec='milliseconds')}")
             if isinstance(record, Epoch):
-                self.link.metrics([(run.member, record.epoch, name, value) for name, value in record.values.items()])
+                self._take(record, run)
             self._report(run, 0.0 if isinstance(record, Epoch) else record.share)
             order = self.link.order
             if order is not None and order.startswith("stop") and run.reason is None:
-                run.reason = order.partition(":")[2] or "user_stop"
+                run.end(order.partition(":")[2] or "user_stop")
             elif order == "drain" and run.reason is None:
                 self._checkpoint(run)
                 self.writer.wait()
@@ -83,6 +90,14 @@ class Shard:
             elif self._due(isinstance(record, Epoch)) and run.reason is None:
                 self._checkpoint(run)
         return True
+
+    def _take(self, record: Epoch, run: Run) -> None:
+        """Report what an epoch measured; the weights of who ended are stored before a checkpoint leaves them out."""
+        for number, values in record.measured.items():
+            self.link.metrics([(number, record.epoch, name, value) for name, value in values.items()])
+        if run.reason is None:
+            for member in record.ended:
+                self._close(member, run)
 
     def _due(self, between_epochs: bool) -> bool:
         """At the first epoch's end, then once per interval; inside an epoch only when it is very long."""
@@ -95,33 +110,53 @@ class Shard:
 
     def _checkpoint(self, run: Run) -> None:
         weights, rest = run.capture()
-        about = {"member": run.member, "done": list(self.done), "epoch": run.epoch, "step": run.step}
+        about = {"members": [m.number for m in run.members], "done": list(self.done), "epoch": run.epoch, "step": run.step}
         self.writer.save(weights, rest, about)
         self._saved, self._saves = time.monotonic(), self._saves + 1
 
-    def _summary(self, run: Run) -> Summary | None:
-        """What is kept of a member; None when it never finished an epoch."""
-        if not run.best:
-            return None
-        key = f"{self.assignment.scratch_key}/member-{run.member}.safetensors"
-        return {
-            "member": run.member,
-            "file": write_bytes(self.store, key, pack(run.best)),
-            "best": run.patience.best,
-            "best_epoch": run.patience.epoch,
-            "best_step": run.patience.step,
-            "stopped_epoch": run.epoch,
-            "stopped_step": run.step,
-            "stop_reason": run.reason,
-            "history": write_bytes(self.store, key.replace(".safetensors", ".json"), json.dumps(run.history).encode()),
-        }
+    def _close(self, member: Member, run: Run) -> None:
+        """Keep what a member that ended has learnt; nothing of one that never finished an epoch."""
+        best = f", best {member.patience.best:.6g} at epoch {member.patience.epoch}" if member.patience.best is not None else ""
+        self.link.log(f"member {member.number} ended after {run.epoch} epochs and {run.step} steps: {member.reason}{best}")
+        if not member.best:
+            return
+        key = f"{self.assignment.scratch_key}/member-{member.number}.safetensors"
+        self.done.append(
+            {
+                "member": member.number,
+                "file": write_bytes(self.store, key, pack(member.best)),
+                "best": member.patience.best,
+                "best_epoch": member.patience.epoch,
+                "best_step": member.patience.step,
+                "stopped_epoch": run.epoch,
+                "stopped_step": run.step,
+                "stop_reason": member.reason,
+                "history": write_bytes(self.store, key.replace(".safetensors", ".json"), json.dumps(member.history).encode()),
+            }
+        )
+
+    def _fraction(self, members: Sequence[Member], epochs: float = 0.0) -> float:
+        """The share of the shard's work that is done, with that many epochs of the members that train."""
+        part = min(1.0, epochs / self.material.spec.epochs)
+        return (len(self.done) + len(members) * part) / len(self.assignment.members)
 
     def _report(self, run: Run, share: float) -> None:
-        members, epochs = len(self.assignment.members), self.material.spec.epochs
-        fraction = (len(self.done) + min(1.0, (run.epoch + share) / epochs)) / members
+        fraction = self._fraction(run.members, run.epoch + share)
         elapsed, gained = time.monotonic() - self._began, fraction - self._resumed_at
         eta = elapsed * (1 - fraction) / gained if gained > 0 else None
-        best = None
-        if run.patience.best is not None:
-            best = {"metric": self.material.spec.monitored, "value": run.patience.best, "epoch": run.patience.epoch}
-        self.link.progress(Progress(fraction, run.epoch, len(self.done), eta, "training", best))
+        self.link.progress(Progress(fraction, run.epoch, len(self.done), eta, "training", self._best(run)))
+
+    def _best(self, run: Run) -> dict[str, Any] | None:
+        """The best monitor among the members that train."""
+        watched, found = self.material.spec.monitored, [m.patience for m in run.members if m.patience.best is not None]
+        if watched is None or not found:
+            return None
+        sign = -1.0 if improves(watched.removeprefix("validation.")) == "up" else 1.0
+        best = min(found, key=lambda patience: sign * float(patience.best or 0.0))
+        return {"metric": watched, "value": best.best, "epoch": best.epoch}
+
+
+def _named(run: Run) -> str:
+    """The members of a run in words."""
+    numbers = [member.number for member in run.members]
+    return f"member {numbers[0]}" if len(numbers) == 1 else f"members {', '.join(map(str, numbers))} side by side"

@@ -17,14 +17,14 @@ Labels = dict[str, Tensor]
 
 
 class DataLoss:
-    """Mean loss over the rows with a label, summed over the targets by weight."""
+    """Mean loss over the rows with a label, summed over the targets by weight; of a stack, each member's."""
 
     def __init__(self, targets: Sequence[Target], labels: Labels) -> None:
         self.targets = targets
         self.gaps = {target.name: bool(target.missing(labels[target.name]).any()) for target in targets}
 
     def __call__(self, raw: dict[str, Tensor], labels: Labels) -> Tensor:
-        """The loss, a tensor of rank 0; the masked form is kept for targets that do have gaps."""
+        """The loss [], or [K] of raw outputs [K, B, ..]; the masked form is kept for targets that do have gaps."""
         total: Tensor | None = None
         for target in self.targets:
             outputs, wanted = raw[target.name], labels[target.name]
@@ -40,7 +40,7 @@ class Penalties:
     """The regularizers of a spec bound to one member's parameters, which it puts side by side in memory."""
 
     def __init__(self, spec: TrainSpec, network: Network) -> None:
-        names = list(network.layers())
+        names, self._members = list(network.layers()), network.members
         bound = [
             _Bound(penalty, network, matching(penalty.layers, names, spare_heads=penalty.spares_heads)) for penalty in spec.regularizers
         ]
@@ -55,6 +55,10 @@ class Penalties:
         for each in self._proximal:
             each.places = self._flat.spans(self._flat.values, each.weights)
             each.scales = [torch.empty_like(place) for place in each.places]
+        if self._members is not None:  # a unit of any member is a row of its own
+            for each in self._bound:
+                if each.penalty.projects:
+                    each.places = [weight.detach().flatten(0, 1) for weight in each.weights]
         self._state: object = None
 
     def __bool__(self) -> bool:
@@ -91,11 +95,12 @@ class Penalties:
             each.moments = self._flat.spans(moments, each.weights)
 
     @torch.no_grad()
-    def values(self) -> dict[str, float]:
-        """The penalties' parts of the objective, by type."""
+    def values(self, place: int) -> dict[str, float]:
+        """The penalties' parts of the objective of the member at that place, by type."""
         found: dict[str, float] = {}
         for each in self._bound:
-            found[each.penalty.type] = found.get(each.penalty.type, 0.0) + float(each.penalty.value(each.places))
+            weights = each.places if self._members is None else [weight[place] for weight in each.weights]
+            found[each.penalty.type] = found.get(each.penalty.type, 0.0) + float(each.penalty.value(weights))
         return found
 
 

@@ -1,5 +1,6 @@
 """What changes during training, as one value that goes into a checkpoint and back bit by bit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,87 +8,169 @@ import torch
 from torch import Tensor
 
 from service.inference.material import Material
-from service.nets.network import Network, is_weight
+from service.nets.network import Network, is_weight, stack
+from service.tricks.dropout import Sampled
 from service.tricks.stopping import Patience
+from workers.training.batches import batch_rows
 
 STREAMS = ("order", "masks", "augmentation")
 
 
-@dataclass
-class Run:
-    """One member's training: weights, optimizer, random streams, place in the epoch, early stopping's progress, best weights."""
+@dataclass(eq=False)
+class Member:
+    """What is a member's own beside its weights: random streams, early stopping's progress, best weights, curves."""
 
-    member: int
-    network: Network
-    optimizer: torch.optim.Optimizer
+    number: int
     streams: dict[str, torch.Generator]
-    order: Tensor | None = None
-    """The order of the epoch under way, or None between epochs."""
-    position: int = 0
-    """Batches of the epoch that are done."""
-    epoch: int = 0
-    step: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """Sums over the epoch's rows so far."""
     patience: Patience = field(default_factory=Patience)
     best: dict[str, Tensor] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
     """The series of the learning curves, one value an epoch."""
     reason: str | None = None
-    """Why training ended."""
+    """Why its training ended."""
 
-    def keep_best(self) -> None:
-        """Remember the present weights; the buffers are made once."""
+    def capture(self) -> dict[str, Any]:
+        """All but the best weights, as tensors and plain values."""
+        streams = {name: stream.get_state() for name, stream in self.streams.items()}
+        return {"number": self.number, "streams": streams, "patience": dict(vars(self.patience)), "history": self.history}
+
+    def restore(self, captured: dict[str, Any]) -> None:
+        """Take over what `capture` gave."""
+        for name, stream in self.streams.items():
+            stream.set_state(captured["streams"][name])
+        self.patience, self.history = Patience(**captured["patience"]), captured["history"]
+
+
+@dataclass
+class Run:
+    """Members that train in step: their weights, optimizer, place in the epoch, and what each has for itself.
+
+    One member by itself has a network of its own; a stack's parameters, optimizer's moments, batches and losses have the
+    members as their leading axis.
+    """
+
+    members: list[Member]
+    network: Network
+    optimizer: torch.optim.Optimizer
+    gate: Sampled
+    order: Tensor | None = None
+    """The order of the epoch under way, [n] or [K, n], or None between epochs."""
+    position: int = 0
+    """Batches of the epoch that are done."""
+    epoch: int = 0
+    step: int = 0
+    loss: Tensor | None = None
+    """The sum over the epoch's rows so far, [] or [K]."""
+
+    @property
+    def only(self) -> Member:
+        """The member of a run of one."""
+        (member,) = self.members
+        return member
+
+    @property
+    def reason(self) -> str | None:
+        """Why training ended, once it has for all members."""
+        return self.members[0].reason if all(member.reason is not None for member in self.members) else None
+
+    def end(self, reason: str) -> None:
+        """End the training of whoever still trains."""
+        for member in self.members:
+            member.reason = member.reason or reason
+
+    def streams(self, name: str) -> list[torch.Generator]:
+        """The members' random streams of that name."""
+        return [member.streams[name] for member in self.members]
+
+    def learned(self, place: int) -> dict[str, Tensor]:
+        """The present weights of the member at that place."""
         learned = self.network.learned()
-        if not self.best:
-            self.best = {name: tensor.detach().clone() for name, tensor in learned.items()}
+        return learned if self.network.members is None else {name: tensor[place] for name, tensor in learned.items()}
+
+    def keep_best(self, place: int) -> None:
+        """Remember the present weights of the member at that place; the buffers are made once."""
+        learned, member = self.learned(place), self.members[place]
+        if not member.best:
+            member.best = {name: tensor.detach().clone() for name, tensor in learned.items()}
             return
         with torch.no_grad():
-            torch._foreach_copy_([self.best[name] for name in learned], list(learned.values()))
+            torch._foreach_copy_([member.best[name] for name in learned], list(learned.values()))
+
+    def leave(self, members: Sequence[Member], material: Material) -> None:
+        """Take members out of the stack, between two epochs; the numbers of the others stay what they are."""
+        gone = [place for place, member in enumerate(self.members) if member in members]
+        left = [place for place in range(len(self.members)) if place not in gone]
+        learned = {name: tensor.detach()[left] for name, tensor in self.network.learned().items()}
+        network = stack([build(material, None) for _ in left]).to(next(iter(learned.values())).device)
+        network.load(learned)
+        shapes = [parameter.shape for group in self.optimizer.param_groups for parameter in group["params"]]
+        state = self.optimizer.state_dict()
+        state["state"] = {
+            i: {name: value[left] if isinstance(value, Tensor) and value.shape == shapes[i] else value for name, value in held.items()}
+            for i, held in state["state"].items()
+        }
+        self.network, self.optimizer = network, optimizer_of(material, network)
+        self.optimizer.load_state_dict(state)
+        self.members, self.gate = [self.members[place] for place in left], self.gate.without(gone)
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights (present and best) by name, and the rest as tensors and plain values."""
         weights = {f"now.{name}": tensor for name, tensor in self.network.learned().items()}
-        weights |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for member in self.members:
+            weights |= {f"best.{member.number}.{name}": tensor for name, tensor in member.best.items()}
         rest = {
-            "member": self.member,
+            "members": [member.capture() for member in self.members],
             "optimizer": self.optimizer.state_dict(),
-            "streams": {name: stream.get_state() for name, stream in self.streams.items()},
+            "masks": self.gate.capture(),
             "order": self.order,
             "position": self.position,
             "epoch": self.epoch,
             "step": self.step,
-            "sums": self.sums,
-            "patience": dict(vars(self.patience)),
-            "history": self.history,
+            "loss": self.loss,
         }
         return weights, rest
 
     def restore(self, weights: dict[str, Tensor], rest: dict[str, Any]) -> None:
         """Take over what `capture` gave."""
-        self.network.load({name.removeprefix("now."): tensor for name, tensor in weights.items() if name.startswith("now.")})
-        self.best = {name.removeprefix("best."): tensor.clone() for name, tensor in weights.items() if name.startswith("best.")}
+        self.network.load(_below("now.", weights))
         self.optimizer.load_state_dict(rest["optimizer"])
-        for name, stream in self.streams.items():
-            stream.set_state(rest["streams"][name])
+        self.gate.restore(rest["masks"], self.network.sites)  # leaves the streams elsewhere: they are set after it
+        for member, captured in zip(self.members, rest["members"], strict=True):
+            member.restore(captured)
+            member.best = {name: tensor.clone() for name, tensor in _below(f"best.{member.number}.", weights).items()}
         self.order, self.position = rest["order"], rest["position"]
-        self.epoch, self.step, self.sums = rest["epoch"], rest["step"], rest["sums"]
-        self.patience = Patience(**rest["patience"])
-        self.history = rest["history"]
+        self.epoch, self.step, self.loss = rest["epoch"], rest["step"], rest["loss"]
 
 
-def start(material: Material, member: int, device: torch.device) -> Run:
-    """A member at its first step, everything from its own seeds."""
+def start(material: Material, members: Sequence[int], device: torch.device, *, stacked: bool = False) -> Run:
+    """Members at their first step, everything from their own seeds; several of them only as a stack."""
     spec = material.spec
-    seeds = {purpose: spec.ensemble.seed(member, purpose, seed=spec.seed) for purpose in ("init", *STREAMS)}
-    network = build(material, torch.Generator().manual_seed(seeds["init"])).to(device)
-    parameters = list(network.parameters())
-    weights = [parameter for parameter in parameters if is_weight(parameter)]
-    optimizer = spec.optimizer.build(weights, [parameter for parameter in parameters if not is_weight(parameter)])
-    streams = {name: torch.Generator("cpu" if name == "order" else device).manual_seed(seeds[name]) for name in STREAMS}
-    return Run(member, network, optimizer, streams)
+
+    def seed(member: int, purpose: str) -> int:
+        return spec.ensemble.seed(member, purpose, seed=spec.seed)
+
+    def stream(member: int, name: str) -> torch.Generator:
+        return torch.Generator("cpu" if name == "order" else device).manual_seed(seed(member, name))
+
+    made = [Member(number, {name: stream(number, name) for name in STREAMS}) for number in members]
+    networks = [build(material, torch.Generator().manual_seed(seed(number, "init"))) for number in members]
+    network = (stack(networks) if stacked else networks[0]).to(device)
+    gate = Sampled([member.streams["masks"] for member in made], batch_rows(material), stacked=stacked)
+    return Run(made, network, optimizer_of(material, network), gate)
 
 
 def build(material: Material, generator: torch.Generator | None) -> Network:
     """A network of the material's shapes and scales; without a generator its weights stay unset."""
     return Network(material.network, material.preprocess, material.scales, generator)
+
+
+def optimizer_of(material: Material, network: Network) -> torch.optim.Optimizer:
+    """The spec's optimizer of a network's parameters, weights apart from biases and gains."""
+    parameters = list(network.parameters())
+    weights = [parameter for parameter in parameters if is_weight(network, parameter)]
+    others = [parameter for parameter in parameters if not is_weight(network, parameter)]
+    return material.spec.optimizer.build(weights, others)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

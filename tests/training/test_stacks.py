@@ -1,0 +1,201 @@
+"""The table spec x engine: members side by side are the members one by one, whatever tricks they train with."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from service.nets.network import stack, stackable
+from tests.training.test_resume import CPU, JOBS, material_of, on
+from workers.training.checkpointing import pack
+from workers.training.loop import Epoch, Task, objective, train
+from workers.training.run import Run, build, start
+
+MEMBERS = (0, 1, 2)
+
+
+def material(bench: Any, name: str) -> Any:
+    """The job of that name with three members."""
+    made = material_of(bench, name)
+    spec = made.spec.model_copy(update={"ensemble": made.spec.ensemble.model_copy(update={"size": 3})})
+    return type(made)(**{**vars(made), "spec": spec})
+
+
+def first_gradients(made: Any, run: Run) -> dict[str, Tensor]:
+    """The gradients of the first batch, dropout, bootstrap, order and augmentation included."""
+    task = Task(made, run, CPU)
+    order = task.batches.order(run.streams("order"))
+    x, labels = next(task.batches.walk(order, 0))
+    run.network.train()
+    loss = objective(run.network, task, x.float(), labels)
+    loss.sum().backward()
+    return {name: parameter.grad for name, parameter in run.network.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_stack_takes_the_first_step_that_its_members_take_alone(bench: Any, name: str) -> None:
+    made = material(bench, name)
+    together = first_gradients(made, start(made, MEMBERS, CPU, stacked=True))
+    for place, member in enumerate(MEMBERS):
+        alone = first_gradients(made, start(made, (member,), CPU))
+        assert alone.keys() == together.keys()
+        size = max(float(gradient.abs().max()) for gradient in alone.values())
+        for key, gradient in alone.items():
+            torch.testing.assert_close(together[key][place], gradient, rtol=1e-6, atol=1e-6 * size)
+
+
+def trained(made: Any, members: tuple[int, ...], *, stacked: bool) -> dict[int, Any]:
+    """What is left of each member: best weights, patience, curves and reason."""
+    run = start(made, members, CPU, stacked=stacked)
+    everyone = list(run.members)
+    for _ in train(run, Task(made, run, CPU), tick_s=1e9):
+        pass
+    return {member.number: (member.best, member.patience, member.history, member.reason) for member in everyone}
+
+
+def sixteens(bench: Any, **fields: Any) -> Any:
+    """A net whose parameters' sizes are all multiples of 16, so that no vector of numbers spans two members."""
+    stream = np.random.default_rng(0)
+    dataset = bench.arrays(
+        "sixteens", x=stream.normal(size=(400, 16)).astype(np.float32), y=stream.normal(size=(400, 16)).astype(np.float32)
+    )
+    net = {"type": "mlp", "hidden": [32, 16], "dropout": {"input": 0.2, "hidden": 0.4}}
+    return bench.material(dataset, **{"architecture": net, "epochs": 6, "ensemble": {"size": 5, "bootstrap": True}, **fields})
+
+
+STEEP = {"optimizer": {"type": "adam", "learning_rate": 0.05}, "early_stopping": {"patience": 1}, "epochs": 30}
+NEIGHBOURS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clipping": {"gradient_clip": {"norm": 0.3}},
+    "sgd": {"optimizer": {"type": "sgd"}},
+    "leaving": STEEP,
+    "penalties": {"regularizers": [{"type": "l1", "alpha": 1e-3}, {"type": "max_norm", "limit": 1.0}]},
+    "adversarial": {"adversarial_training": {"method": "fgsm", "epsilon": 0.1}},
+}
+
+
+@pytest.mark.parametrize("fields", NEIGHBOURS.values(), ids=NEIGHBOURS)
+def test_the_neighbours_do_not_matter(bench: Any, fields: dict[str, Any]) -> None:
+    """Bit for bit, in stacks of five, two and one, where the sizes of all parameters are multiples of 16.
+
+    Elsewhere the last few biases of a member share a vector with its neighbour's or are computed one by one, which
+    rounds differently: then members agree as the next test has it.
+    """
+    made = sixteens(bench, **fields)
+    whole = trained(made, tuple(range(5)), stacked=True)
+    for members in ((3, 0), (4,)):
+        for number, (best, *rest) in trained(made, members, stacked=True).items():
+            assert pack(best) == pack(whole[number][0])
+            assert tuple(rest) == whole[number][1:]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_stack_gives_the_same_bits_again(bench: Any, name: str) -> None:
+    made = material(bench, name)
+    first, again = trained(made, MEMBERS, stacked=True), trained(made, MEMBERS, stacked=True)
+    for number, (best, *rest) in first.items():
+        assert pack(best) == pack(again[number][0])
+        assert tuple(rest) == again[number][1:]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_stack_ends_where_its_members_end_alone(bench: Any, name: str) -> None:
+    """Not bit for bit: sums are taken in another order, and training magnifies what the last bits differ by."""
+    made = material(bench, name)
+    together, (alone,) = trained(made, MEMBERS, stacked=True), trained(made, (1,), stacked=False).values()
+    best, patience, history, reason = together[1]
+    assert reason == alone[3]
+    assert history["train.loss"] == pytest.approx(alone[2]["train.loss"], rel=1e-3)
+    assert patience.epoch == alone[1].epoch
+    if made.spec.architecture.batch_norm:  # a bias before it has no effect, and a gradient of rounding alone
+        return
+    for key, tensor in alone[0].items():
+        torch.testing.assert_close(best[key], tensor, rtol=1e-2, atol=1e-3 * float(tensor.abs().max()) + 1e-6)
+
+
+def facts(run: Run, everyone: list[Any]) -> tuple[Any, ...]:
+    """All that a finished stack leaves behind."""
+    kept = [(pack(member.best), vars(member.patience), member.history, member.reason) for member in everyone]
+    streams = [stream.get_state().tolist() for name in ("order", "masks", "augmentation") for stream in run.streams(name)]
+    return kept, streams, pack(run.network.learned()), run.step, run.epoch
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_an_interruption_of_a_stack_does_not_show(bench: Any, name: str) -> None:
+    made = material(bench, name)
+    straight = start(made, MEMBERS, CPU, stacked=True)
+    members, frozen = list(straight.members), {}
+    for pause, _ in enumerate(on(straight, Task(made, straight, CPU))):
+        if straight.reason is None:
+            frozen[pause] = (tuple(member.number for member in straight.members), bench.freeze(straight))
+    expected = {member.number: pack(member.best) for member in members}
+    for pause in sorted({0, len(frozen) // 2, max(frozen)}):
+        numbers, bytes_of = frozen[pause]
+        run = bench.thaw(made, numbers, bytes_of, stacked=True)
+        left = list(run.members)
+        for _ in on(run, Task(made, run, CPU)):
+            pass
+        assert {member.number: pack(member.best) for member in left} == {number: expected[number] for number in numbers}, f"pause {pause}"
+        if len(left) == len(members):
+            assert facts(run, left) == facts(straight, members)
+
+
+def leavers(bench: Any) -> Any:
+    """Members that stop at different epochs."""
+    stopping = {"optimizer": {"type": "adam", "learning_rate": 0.2}, "early_stopping": {"patience": 1}, "epochs": 40}
+    net = {"architecture": {"type": "mlp", "hidden": [12], "dropout": 0.3}, "batch_size": 220}
+    return bench.material("digits", **net, **stopping, ensemble={"size": 6, "bootstrap": True})
+
+
+def epochs(made: Any, run: Run) -> Iterator[Epoch]:
+    return (record for record in train(run, Task(made, run, CPU), tick_s=1e9) if isinstance(record, Epoch))
+
+
+def test_members_that_stopped_leave_the_stack(bench: Any) -> None:
+    made = leavers(bench)
+    run = start(made, tuple(range(6)), CPU, stacked=True)
+    sizes, gone = [], []
+    for record in epochs(made, run):
+        sizes.append(len(record.measured))
+        gone += [member.number for member in record.ended]
+        assert run.reason is not None or run.network.members == len(run.members) == sizes[-1] - len(record.ended)
+    assert sizes[0] == 6
+    assert len(set(sizes)) > 2, "some left before the others"
+    assert sorted(gone) == list(range(6))
+
+
+def test_who_leaves_is_not_in_the_checkpoint_and_the_others_go_on(bench: Any) -> None:
+    made = leavers(bench)
+    whole = trained(made, tuple(range(6)), stacked=True)
+    run = start(made, tuple(range(6)), CPU, stacked=True)
+    for record in epochs(made, run):
+        if record.ended:
+            break
+    numbers = tuple(member.number for member in run.members)
+    assert 0 < len(numbers) < 6
+    resumed = bench.thaw(made, numbers, bench.freeze(run), stacked=True)
+    left = list(resumed.members)
+    list(epochs(made, resumed))
+    for member in left:
+        assert pack(member.best) == pack(whole[member.number][0])
+
+
+def test_a_stack_of_networks_gives_each_ones_answer(bench: Any) -> None:
+    made = material(bench, "everything")
+    networks = [build(made, torch.Generator().manual_seed(seed)).eval() for seed in range(4)]
+    whole = stack(networks)
+    assert whole.members == 4
+    assert stackable(networks[0])
+    x, _ = made.rows(made.parts.test)
+    for place, network in enumerate(networks):
+        for name, raw in network(x).items():
+            torch.testing.assert_close(whole(x)[name][place], raw, rtol=1e-6, atol=1e-6)
+
+
+def test_what_has_parameters_of_another_kind_is_not_stacked(bench: Any) -> None:
+    network = build(material(bench, "plain"), torch.Generator().manual_seed(0))
+    network.trunk.extra = torch.nn.Conv1d(1, 1, 1)
+    assert not stackable(network)
