@@ -1,19 +1,42 @@
 """A trained model: its members as networks, and all that a prediction has to know."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.data.encoding import Encoding
-from service.nets.network import Network, NetworkSpec, Scale
+from service.nets.base import Linear
+from service.nets.network import Network, NetworkSpec, Scale, stack, stackable
 from service.spec import TrainSpec
 from service.tricks.normalization import Normalize
 
 FORMAT = 1
+STACK_PARAMETERS = 2**24
+"""Most parameters of all members that are held a second time, side by side: 64 MiB."""
+
+
+class Forms:
+    """Networks that are made from a model's members when they are first asked for, each once for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[str, Network] = {}
+
+    def get(self, name: str, make: Callable[[], Network]) -> Network:
+        """The form of that name; a tensor made under inference mode could not be attacked later."""
+        with self._lock:
+            if name not in self._made:
+                with torch.inference_mode(mode=False), torch.no_grad():
+                    self._made[name] = make()
+            return self._made[name]
 
 
 @dataclass(frozen=True)
@@ -25,6 +48,7 @@ class Model:
     classes: tuple[tuple[str, ...] | None, ...]
     networks: tuple[Network, ...]
     best: int
+    _forms: Forms = field(default_factory=Forms, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -40,6 +64,24 @@ class Model:
     def regression(self) -> bool:
         """Whether any target is a number."""
         return any(target.task == "regression" for target in self.spec.targets or ())
+
+    @cached_property
+    def parameters(self) -> int:
+        """Of one member."""
+        return sum(parameter.numel() for parameter in self.networks[0].parameters())
+
+    @cached_property
+    def stackable(self) -> bool:
+        """Whether the members can be asked as one network, with memory for it."""
+        return self.size > 1 and self.size * self.parameters <= STACK_PARAMETERS and stackable(self.networks[0])
+
+    def stacked(self) -> Network:
+        """All members side by side in one network, in their order."""
+        return self._forms.get("stacked", lambda: _transposed(serving(stack(self.networks))))
+
+    def precise(self, member: int) -> Network:
+        """A member in float64."""
+        return self._forms.get(f"precise {member}", lambda: deepcopy(self.networks[member]).double())
 
     def describe(self) -> dict[str, Any]:
         """`encoding.json`: with `spec.json` and `model.safetensors` all that serving needs."""
@@ -90,6 +132,14 @@ def _member(spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], t
 def serving(network: Network) -> Network:
     """The network as it is asked: in evaluation, its weights without gradients."""
     return network.eval().requires_grad_(False)
+
+
+def _transposed(whole: Network) -> Network:
+    """A stack whose weights lie in memory as batched products of few rows read them quickest: by input, then output."""
+    for layer in whole.modules():
+        if isinstance(layer, Linear):
+            layer.weight = nn.Parameter(layer.weight.mT.contiguous().mT, requires_grad=False)
+    return whole
 
 
 def from_files(read: Callable[[str], bytes]) -> Model:
