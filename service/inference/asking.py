@@ -52,7 +52,7 @@ def _ask(model: Model, networks: list[Network], x: Tensor, axes: Axes, *, keep: 
     for i, network in enumerate(networks):
         at = 0
         for masks, shares in mask_sets(network, axes, member=axes.members[i], rows=len(x)):
-            own = shares * weights[i] if weights.ndim == 1 else weights[i, at : at + len(shares)]
+            own = shares_of(weights[i], shares, at if masks else None)
             at += len(shares)
             beat()
             said = network.distributions(x, Replayed(masks) if masks else SCALED)
@@ -70,12 +70,13 @@ def check_axes(model: Model, axes: Axes) -> None:
     """Raises Invalid or ModeUnavailable where the model cannot be asked at this point, before any row is looked at."""
     network_weights(axes, len(axes.members))
     if axes.dropout == "exact":
-        _enumerable([site for site in model.networks[0].sites if site.rate > 0])
+        for member in axes.members:
+            _enumerable([site for site in model.networks[member].sites if site.rate > 0])
 
 
 def droppable(model: Model) -> int:
-    """Units that training could drop."""
-    return sum(site.units for site in model.networks[0].sites if site.rate > 0)
+    """Units that training could drop, in the member with most of them."""
+    return max(sum(site.units for site in network.sites if site.rate > 0) for network in model.networks)
 
 
 def networks_asked(model: Model, axes: Axes) -> int:
@@ -104,6 +105,16 @@ def network_weights(axes: Axes, count: int) -> Tensor:
     return (weights / weights.sum()).view(count, samples)
 
 
+def shares_of(own: Tensor, shares: Tensor, at: int | None) -> Tensor:
+    """The weights [m] of a member's masks from number `at` on: shares of its one weight [], or the listed ones of [S].
+
+    Without `at` the member is asked once for all its masks, since nothing is dropped.
+    """
+    if own.ndim == 0:
+        return shares * own
+    return own[at : at + len(shares)] if at is not None else own.sum().view(1)
+
+
 def mask_sets(network: Network, axes: Axes, *, member: int, rows: int) -> Iterator[tuple[Masks, Tensor]]:
     """Chunks of masks by site, [S, 1, units], with the share of each in the average; none under weight scaling.
 
@@ -111,7 +122,7 @@ def mask_sets(network: Network, axes: Axes, *, member: int, rows: int) -> Iterat
     """
     sites = [site for site in network.sites if site.rate > 0]
     most = max(1, CHUNK_ENTRIES // (_units(network) * max(rows, 1)))
-    if axes.dropout == "weight_scaled":
+    if axes.dropout == "weight_scaled" or not sites:
         yield {}, torch.ones(1, dtype=torch.float64)
     elif axes.dropout == "exact":
         yield from _all_masks(sites, most, network.preprocess.shift.dtype)

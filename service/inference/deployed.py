@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from service.inference.asking import ask, mask_sets, network_weights, quiet
+from service.inference.asking import ask, mask_sets, network_weights, quiet, shares_of
 from service.inference.model import Model
 from service.inference.pools import Classes
 from service.tricks.dropout import SCALED, Replayed
@@ -106,7 +106,7 @@ def _answers(model: Model, axes: Axes, target: str, x: Tensor, *, beat: Callable
     for i, member in enumerate(axes.members):
         network, at = model.networks[member], 0
         for masks, shares in mask_sets(network, axes, member=member, rows=len(x)):
-            own = shares * weights[i] if weights.ndim == 1 else weights[i, at : at + len(shares)]
+            own = shares_of(weights[i], shares, at if masks else None)
             at += len(shares)
             beat()
             said = network.distributions(x, Replayed(masks) if masks else SCALED)[target]

@@ -25,6 +25,8 @@ class Model:
     classes: tuple[tuple[str, ...] | None, ...]
     networks: tuple[Network, ...]
     best: int
+    numbers: tuple[int, ...] = ()
+    """The members' numbers in their job, of which some may have been left out; empty: all of them, from 0."""
 
     @property
     def size(self) -> int:
@@ -34,12 +36,16 @@ class Model:
     @property
     def drops(self) -> bool:
         """Whether any unit was dropped in training."""
-        return self.spec.architecture.drops
+        return any(site.rate for network in self.networks for site in network.sites)
 
     @property
     def regression(self) -> bool:
         """Whether any target is a number."""
         return any(target.task == "regression" for target in self.spec.targets or ())
+
+    def spec_of(self, i: int) -> TrainSpec:
+        """The spec that member i of the model was trained with."""
+        return self.spec.of(self.numbers[i] if self.numbers else i)
 
     def describe(self) -> dict[str, Any]:
         """`encoding.json`: with `spec.json` and `model.safetensors` all that serving needs."""
@@ -51,6 +57,7 @@ class Model:
             "widths": self.networks[0].spec.widths,
             "members": self.size,
             "best": self.best,
+            "numbers": self.numbers or tuple(range(self.size)),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -72,12 +79,14 @@ def rebuild(resolved: Mapping[str, Any], description: Mapping[str, Any], content
     tensors = load(content)
     spec = TrainSpec.model_validate(resolved)
     targets = spec.targets or ()
-    network_spec = NetworkSpec(spec.architecture, tuple(description["shape"]), targets, tuple(description["widths"]))
+    numbers = tuple(description.get("numbers", range(description["members"])))
+    shape, widths = tuple(description["shape"]), tuple(description["widths"])
+    specs = [NetworkSpec(spec.of(number).architecture, shape, targets, widths) for number in numbers]
     preprocess = Normalize(tensors["preprocess.shift"], tensors["preprocess.scale"])
     scales = [Scale(tensors[f"scales.{i}.mean"], tensors[f"scales.{i}.std"]) for i in range(len(targets))]
-    networks = tuple(_member(network_spec, preprocess, scales, tensors, i) for i in range(description["members"]))
+    networks = tuple(_member(each, preprocess, scales, tensors, i) for i, each in enumerate(specs))
     classes = tuple(tuple(names) if names is not None else None for names in description["classes"])
-    return Model(spec, Encoding.model_validate(description["encoding"]), classes, networks, description["best"])
+    return Model(spec, Encoding.model_validate(description["encoding"]), classes, networks, description["best"], numbers)
 
 
 def _member(spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], tensors: Mapping[str, Tensor], i: int) -> Network:

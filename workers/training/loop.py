@@ -68,7 +68,9 @@ class Task:
         self.beat = beat
         self.batches = Batches(material.inputs, material.labels, rows, size=batch_rows(material), device=device)
         self.loss = DataLoss(spec.targets or (), material.labels)
-        self.penalties = Penalties(spec, run.network)
+        self.specs = [spec.of(member.number) for member in run.members]
+        """The members' own specs: they differ in what `ensemble.vary` names."""
+        self.penalties = Penalties(self.specs[0], run.network)
         self.parameters = list(run.network.parameters())
         self.modal = any(isinstance(module, BatchNorm) for module in run.network.modules())
         """Whether training and evaluation differ in more than dropout, which is an argument."""
@@ -78,7 +80,7 @@ class Task:
         self.every = len(self.batches)
         self.scheduled = not isinstance(spec.schedule, Constant)
         self.steps = min(spec.epochs * len(self.batches), spec.max_steps or spec.epochs * len(self.batches))
-        self.gate = run.gate if spec.architecture.drops else SCALED
+        self.gate = run.gate if spec.drops else SCALED
         self.curves = {"train.loss", "validation.loss", spec.monitored or "validation.loss"}
         self.evaluate = Evaluation(material, sum(site.units for site in run.network.sites), device, beat)
 
@@ -129,7 +131,7 @@ def step(run: Run, task: Task, x: Tensor, labels: Labels) -> Tensor:
     if task.scheduled:
         factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)
         for group in run.optimizer.param_groups:
-            group["lr"] = spec.optimizer.learning_rate * factor
+            group["lr"] = task.specs[0].optimizer.learning_rate * factor
     with torch.no_grad():
         task.penalties.add_gradients()
         if spec.gradient_clip is not None:

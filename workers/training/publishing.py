@@ -61,10 +61,11 @@ def gather(material: Material, store: Store, summaries: list[Summary]) -> Model:
     """The model of the members' kept weights."""
     networks = []
     for summary in summaries:
-        network = build(material, None)
+        network = build(material, None, member=int(summary["member"]))
         network.load(unpack(store.read(summary["file"])))
         networks.append(serving(network))
-    return Model(material.spec, material.encoding, material.classes, tuple(networks), best_member(material.spec, summaries))
+    best, numbers = best_member(material.spec, summaries), tuple(int(summary["member"]) for summary in summaries)
+    return Model(material.spec, material.encoding, material.classes, tuple(networks), best, numbers)
 
 
 def best_member(spec: TrainSpec, summaries: list[Summary]) -> int:
