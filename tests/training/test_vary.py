@@ -15,8 +15,10 @@ from service.spec import TrainSpec
 from service.tricks.bagging import Vary
 from service.tricks.modes import Asking
 from workers.training.checkpointing import pack
-from workers.training.run import build
+from workers.training.loop import Epoch, Task, train
+from workers.training.run import build, start
 
+CPU = torch.device("cpu")
 NET = {"type": "mlp", "hidden": [12, 12]}
 COMMON: dict[str, Any] = {"architecture": NET, "batch_size": 220, "epochs": 3}
 L1 = [{"type": "l1", "alpha": 1e-4}, {"type": "max_norm", "limit": 1.0}]
@@ -115,3 +117,17 @@ def test_a_member_without_dropout_has_one_answer_for_all_masks(model: Model) -> 
     ]
     total = sum(part["label"].probabilities * sum(weights[7 * i : 7 * i + 7]) for i, part in enumerate(parts))
     torch.testing.assert_close(ask(model, x, listed)["label"].probabilities, total / sum(weights))
+
+
+def test_side_by_side_each_has_its_own_rate_and_penalty(bench: Any) -> None:
+    """What is measured of a member in a stack is what is measured of it alone."""
+    fields = {**COMMON, "schedule": {"type": "cosine"}, "regularizers": L1}
+    material = bench.material("digits", **fields, ensemble={"size": 4, "vary": {"learning_rate": [0.02, 0.001], "alpha": [0.0, 1e-3, 0.1]}})
+    run = start(material, range(4), CPU, stacked=True)
+    epochs = [record.measured for record in train(run, Task(material, run, CPU), tick_s=1e9) if isinstance(record, Epoch)]
+    for member in range(4):
+        alone = [epoch.values for epoch in bench.train(material, member).epochs]
+        for found, expected in zip((epoch[member] for epoch in epochs), alone, strict=True):
+            assert found["learning_rate"] == expected["learning_rate"]
+            assert found["penalty.l1"] == pytest.approx(expected["penalty.l1"], rel=1e-3)
+            assert found["train.objective"] == pytest.approx(expected["train.objective"], rel=1e-3)

@@ -64,8 +64,7 @@ class Shard:
     def _groups(self) -> list[tuple[int, ...]]:
         """The members still to be trained, as many side by side as the engine has it; who is done leaves no gap behind."""
         members, done = self.assignment.members, {summary["member"] for summary in self.done}
-        alike = self.material.spec.ensemble.vary is None
-        size = self.assignment.stack if alike and stackable(build(self.material, None)) else 1
+        size = self.assignment.stack if stackable(build(self.material, None)) else 1
         groups = [tuple(m for m in members[at : at + size] if m not in done) for at in range(0, len(members), size)]
         return [group for group in groups if group]
 

@@ -110,6 +110,9 @@ class Run:
             i: {name: value[left] if isinstance(value, Tensor) and value.shape == shapes[i] else value for name, value in held.items()}
             for i, held in state["state"].items()
         }
+        for group in state["param_groups"]:
+            if "rates" in group:
+                group["rates"] = [group["rates"][place] for place in left]
         self.network, self.optimizer = network, optimizer_of(material, network, numbers)
         self.optimizer.load_state_dict(state)
         self.members, self.gate = [self.members[place] for place in left], self.gate.without(gone)
@@ -156,7 +159,8 @@ def start(material: Material, members: Sequence[int], device: torch.device, *, s
     made = [Member(number, {name: stream(number, name) for name in STREAMS}) for number in members]
     networks = [build(material, torch.Generator().manual_seed(seed(number, "init")), member=number) for number in members]
     network = (stack(networks) if stacked else networks[0]).to(device)
-    gate = Sampled([member.streams["masks"] for member in made], batch_rows(material), stacked=stacked)
+    own = _rates(networks) if stacked and spec.ensemble.varies("dropout") else None
+    gate = Sampled([member.streams["masks"] for member in made], batch_rows(material), stacked=stacked, rates=own)
     return Run(made, network, optimizer_of(material, network, members), gate)
 
 
@@ -171,7 +175,14 @@ def optimizer_of(material: Material, network: Network, members: Sequence[int]) -
     parameters = list(network.parameters())
     weights = [parameter for parameter in parameters if is_weight(network, parameter)]
     others = [parameter for parameter in parameters if not is_weight(network, parameter)]
-    return material.spec.of(members[0]).optimizer.build(weights, others)
+    rates = [material.spec.of(member).optimizer.learning_rate for member in members]
+    apart = network.members is not None and material.spec.ensemble.varies("learning_rate")
+    return material.spec.of(members[0]).optimizer.build(weights, others, rates=rates if apart else None)
+
+
+def _rates(networks: Sequence[Network]) -> dict[str, list[float]]:
+    """By site, each network's rate of dropping."""
+    return {sites[0].name: [site.rate for site in sites] for sites in zip(*(network.sites for network in networks), strict=True)}
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
