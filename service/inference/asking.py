@@ -95,7 +95,8 @@ def _enumerable(sites: list[Site]) -> int:
 def network_weights(axes: Axes, count: int) -> Tensor:
     """Weights of the networks: [K], shared among a member's masks, or [K, S] where a list names each network."""
     if isinstance(axes.weights, str):
-        return torch.full((count,), 1.0 / count, dtype=torch.float64)
+        shares = torch.tensor(axes.shares or (1.0,) * count, dtype=torch.float64)
+        return shares / shares.sum()
     if axes.dropout == "exact":
         raise ModeUnavailable("Every mask has its own probability; exact takes no list of weights.")
     samples = axes.samples if axes.dropout == "monte_carlo" else 1

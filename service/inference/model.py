@@ -27,6 +27,8 @@ class Model:
     best: int
     numbers: tuple[int, ...] = ()
     """The members' numbers in their job, of which some may have been left out; empty: all of them, from 0."""
+    weights: tuple[float, ...] | None = None
+    """The members' weights in an answer of all, where selection chose them."""
 
     @property
     def size(self) -> int:
@@ -58,6 +60,7 @@ class Model:
             "members": self.size,
             "best": self.best,
             "numbers": self.numbers or tuple(range(self.size)),
+            "weights": self.weights,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -86,7 +89,8 @@ def rebuild(resolved: Mapping[str, Any], description: Mapping[str, Any], content
     scales = [Scale(tensors[f"scales.{i}.mean"], tensors[f"scales.{i}.std"]) for i in range(len(targets))]
     networks = tuple(_member(each, preprocess, scales, tensors, i) for i, each in enumerate(specs))
     classes = tuple(tuple(names) if names is not None else None for names in description["classes"])
-    return Model(spec, Encoding.model_validate(description["encoding"]), classes, networks, description["best"], numbers)
+    weights = tuple(description["weights"]) if description.get("weights") is not None else None
+    return Model(spec, Encoding.model_validate(description["encoding"]), classes, networks, description["best"], numbers, weights)
 
 
 def _member(spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], tensors: Mapping[str, Tensor], i: int) -> Network:

@@ -100,7 +100,7 @@ def _early_stopping(model: Model, summary: Summary) -> dict[str, Any] | None:
 def _ensemble(inquiry: Inquiry, members: Sequence[int]) -> dict[str, Any] | None:
     """The formula of the ensemble's error beside the measured one, for the first target; `members` by their numbers in the job."""
     target = inquiry.targets[0]
-    answer = inquiry.answers("test", Asking(members="all").axes(inquiry.model))[target.name]
+    answer = inquiry.answers("test", Asking(members="all", weights="equal").axes(inquiry.model))[target.name]
     errors = member_errors(answer, target, inquiry.material, inquiry.parts["test"])
     if errors is None:
         return None
@@ -113,7 +113,8 @@ def _out_of_bag(inquiry: Inquiry, members: Sequence[int]) -> float | None:
     if not spec.ensemble.bootstrap:
         return None
     target = inquiry.targets[0]
-    found = member_errors(inquiry.answers("train", Asking(members="all").axes(inquiry.model))[target.name], target, material, train)
+    everyone = Asking(members="all", weights="equal").axes(inquiry.model)
+    found = member_errors(inquiry.answers("train", everyone)[target.name], target, material, train)
     known = (~target.missing(material.labels[target.name][torch.from_numpy(train)])).numpy()
     unseen = np.stack([~np.isin(train[known], spec.ensemble.rows(i, train, seed=spec.seed)) for i in members])
     covered = unseen.any(axis=0)

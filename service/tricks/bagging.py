@@ -1,14 +1,14 @@
 """Members of an ensemble: own seeds, and for bagging own bootstrap samples (Breiman 1996, "Bagging predictors")."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from service.seeds import derive
-from service.tricks.choices import AtMost, Only, refuse
+from service.tricks.choices import AtMost, refuse
 from service.tricks.optimization import Rate
 from service.tricks.penalties import Alpha
 from service.values import ITEMS, DropRate, Seed, Value
@@ -47,8 +47,8 @@ class Ensemble(Value):
     """The share of the training rows that a member gets."""
     seeds: Annotated[tuple[Seed, ...], ITEMS] | None = None
     """A seed per member; equal seeds make equal members."""
-    selection: Annotated[str | None, Only(None)] = None
-    """How members would be selected after training."""
+    selection: Literal["greedy"] | None = None
+    """How members are chosen and weighed after training, on validation; null: all alike."""
     vary: Vary | None = None
     """What differs from member to member, so that one job is a small sweep."""
 
