@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from service.inference.asking import ask, mask_sets, network_weights, quiet, shares_of
+from service.inference.asking import ask, passes, quiet
 from service.inference.model import Model
 from service.inference.pools import Classes
-from service.tricks.dropout import SCALED, Replayed
 from service.tricks.modes import Axes
 
 FRESH = 2**62
@@ -101,15 +100,8 @@ def log_mean_probability(model: Model, axes: Axes, target: str, x: Tensor, *, be
 
 
 def _answers(model: Model, axes: Axes, target: str, x: Tensor, *, beat: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
-    """What every network says, logits or means [m, N, ..], with its weight [m]."""
-    weights = network_weights(axes, len(axes.members))
-    for i, member in enumerate(axes.members):
-        network, at = model.networks[member], 0
-        for masks, shares in mask_sets(network, axes, member=member, rows=len(x)):
-            own = shares_of(weights[i], shares, at if masks else None)
-            at += len(shares)
-            beat()
-            said = network.distributions(x, Replayed(masks) if masks else SCALED)[target]
-            values = said.logits if said.logits is not None else said.mean
-            if values is not None:
-                yield (values if masks else values.unsqueeze(0)), own
+    """What the networks say, logits or means [m, N, ..], with their weights [m]."""
+    for said, weights in passes(model, x, axes, fresh=False, beat=beat):
+        values = said[target].logits if said[target].logits is not None else said[target].mean
+        if values is not None:
+            yield values, weights

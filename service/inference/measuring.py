@@ -10,18 +10,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.blocks import blocks
+from service.errors import TemperError
 from service.inference import metrics
-from service.inference.asking import ask, quiet
+from service.inference.asking import ask, check_axes, droppable, quiet
 from service.inference.material import Material
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers, joined
 from service.nets.network import Scale
-from service.tricks.modes import Axes
+from service.tricks.modes import Asking, Axes, Mode
 from service.tricks.multitask import Target
 
 Found = dict[str, float | None]
 Rows = NDArray[np.int64]
 Answers = dict[str, Answer]
+MOST_EXACT = 2_000_000
+"""Rows times masks that the report takes time for; beyond, the mode is there to be asked and not in the report."""
 
 
 class Inquiry:
@@ -52,17 +55,33 @@ class Inquiry:
             return found
         return {name: answer.combined(axes.combine) if isinstance(answer, Classes) else answer for name, answer in found.items()}
 
+    def point(self, mode: Mode) -> Axes | None:
+        """Where a mode is on the axes; None where this model has not got it or answering the test rows would take too long."""
+        try:
+            axes = Asking(mode=mode).axes(self.model)
+            check_axes(self.model, axes)
+        except TemperError:
+            # The mode is not this model's: no dropout, one member, or too many units to enumerate.
+            return None
+        beyond = mode == "exact" and len(self.parts["test"]) * 2 ** droppable(self.model) > MOST_EXACT
+        return None if beyond else axes
+
     def measure(self, part: str, axes: Axes) -> Found:
         """The metrics on a part."""
         return measure_answers(self.answers(part, axes), self.model, self.material, self.parts[part])
 
 
-def asked(model: Model, material: Material, rows: Rows, axes: Axes, *, beat: Callable[[], None] = quiet) -> Answers:
-    """Each target's answer on some rows; several members' own answers are kept."""
-    keep = len(axes.members) > 1 and axes.dropout == "weight_scaled"
+def asked(model: Model, material: Material, rows: Rows, axes: Axes, *, keep: bool = False, beat: Callable[[], None] = quiet) -> Answers:
+    """Each target's answer on some rows; several members' own answers are kept, and with `keep` any networks'."""
+    keep = keep or (len(axes.members) > 1 and axes.dropout == "weight_scaled")
     row_bytes = 4 * math.prod(material.inputs.shape[1:])
     parts = [ask(model, material.rows(block)[0].float(), axes, keep=keep, beat=beat) for block in blocks(rows, row_bytes)]
     return {name: joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def center(answer: Answer) -> Tensor:
+    """What an answer says in one tensor: probabilities or means."""
+    return answer.probabilities if isinstance(answer, Classes) else answer.mean
 
 
 def measure_answers(answers: Answers, model: Model, material: Material, rows: Rows) -> Found:
@@ -135,42 +154,6 @@ def temperature(logits: Tensor, labels: Tensor) -> float | None:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     return 1 / math.sqrt(low * high)
-
-
-def variance_decomposition(errors: NDArray[np.float64]) -> dict[str, float]:
-    """v, c and what they predict, from members' errors [K, N, ...] (uncentred; Deep Learning, section 7.11).
-
-    The squared error of the mean is v / k + (k - 1) c / k with v the mean square of an error and c the mean product of
-    two members' errors; squares are summed over trailing axes and averaged over rows.
-    """
-    k, n = errors.shape[:2]
-    flat = errors.reshape(k, -1)
-    second = flat @ flat.T / n
-    v = float(np.trace(second) / k)
-    c = float((second.sum() - np.trace(second)) / (k * (k - 1))) if k > 1 else v
-    mean = flat.mean(axis=0)
-    measured = float((mean**2).sum() / n)
-    ambiguity = float(((flat - mean) ** 2).sum() / n / k)
-    return {
-        "k": k, "v": v, "c": c, "predicted_error": v / k + (k - 1) * c / k, "measured_error": measured,
-        "mean_member_error": v, "ambiguity": ambiguity,
-    }  # fmt: skip
-
-
-def member_errors(answer: Answer, target: Target, material: Material, rows: Rows) -> tuple[str, NDArray[np.float64]] | None:
-    """The name of the error and every member's signed errors [K, N, ..] on rows with a label."""
-    if isinstance(answer, Classes):
-        labels = material.labels[target.name][torch.from_numpy(rows)].numpy()
-        if answer.members is None:
-            return None
-        p, known = answer.members.numpy(), np.asarray(labels >= 0)
-        return "brier", p[:, known] - np.eye(p.shape[-1])[labels[known]]
-    if answer.members is None or answer.members.mean is None:
-        return None
-    truth = material.originals[target.name][rows]
-    known = np.asarray(~np.isnan(truth).any(1))
-    # Per output, so that the error is the mse.
-    return "mse", (answer.members.mean.double().numpy()[:, known] - truth[known]) / math.sqrt(truth.shape[1])
 
 
 def jsonable_object(value: dict[str, Any]) -> dict[str, Any]:

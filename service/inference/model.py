@@ -1,19 +1,42 @@
 """A trained model: its members as networks, and all that a prediction has to know."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.data.encoding import Encoding
-from service.nets.network import Network, NetworkSpec, Scale
+from service.nets.base import Linear
+from service.nets.network import Network, NetworkSpec, Scale, stack, stackable
 from service.spec import TrainSpec
 from service.tricks.normalization import Normalize
 
 FORMAT = 1
+STACK_PARAMETERS = 2**24
+"""Most parameters of all members that are held a second time, side by side: 64 MiB."""
+
+
+class Forms:
+    """Networks that are made from a model's members when they are first asked for, each once for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[str, Network] = {}
+
+    def get(self, name: str, make: Callable[[], Network]) -> Network:
+        """The form of that name; a tensor made under inference mode could not be attacked later."""
+        with self._lock:
+            if name not in self._made:
+                with torch.inference_mode(mode=False), torch.no_grad():
+                    self._made[name] = make()
+            return self._made[name]
 
 
 @dataclass(frozen=True)
@@ -29,6 +52,7 @@ class Model:
     """The members' numbers in their job, of which some may have been left out; empty: all of them, from 0."""
     weights: tuple[float, ...] | None = None
     """The members' weights in an answer of all, where selection chose them."""
+    _forms: Forms = field(default_factory=Forms, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -48,6 +72,24 @@ class Model:
     def spec_of(self, i: int) -> TrainSpec:
         """The spec that member i of the model was trained with."""
         return self.spec.of(self.numbers[i] if self.numbers else i)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Of one member."""
+        return sum(parameter.numel() for parameter in self.networks[0].parameters())
+
+    @cached_property
+    def stackable(self) -> bool:
+        """Whether the members can be asked as one network, with memory for it."""
+        return self.size > 1 and self.size * self.parameters <= STACK_PARAMETERS and stackable(self.networks[0])
+
+    def stacked(self) -> Network:
+        """All members side by side in one network, in their order."""
+        return self._forms.get("stacked", lambda: _transposed(serving(stack(self.networks))))
+
+    def precise(self, member: int) -> Network:
+        """A member in float64."""
+        return self._forms.get(f"precise {member}", lambda: deepcopy(self.networks[member]).double())
 
     def describe(self) -> dict[str, Any]:
         """`encoding.json`: with `spec.json` and `model.safetensors` all that serving needs."""
@@ -103,6 +145,14 @@ def _member(spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], t
 def serving(network: Network) -> Network:
     """The network as it is asked: in evaluation, its weights without gradients."""
     return network.eval().requires_grad_(False)
+
+
+def _transposed(whole: Network) -> Network:
+    """A stack whose weights lie in memory as batched products of few rows read them quickest: by input, then output."""
+    for layer in whole.modules():
+        if isinstance(layer, Linear):
+            layer.weight = nn.Parameter(layer.weight.mT.contiguous().mT, requires_grad=False)
+    return whole
 
 
 def from_files(read: Callable[[str], bytes]) -> Model:

@@ -63,6 +63,11 @@ def entropy(p: Tensor) -> Tensor:
     return -torch.xlogy(p, p).sum(-1)
 
 
+def _weighted(weights: Tensor, parts: Tensor) -> Tensor:
+    """The sum over the first axis of parts [m, ..] with weights [m]."""
+    return (weights @ parts.reshape(len(weights), -1)).view(parts.shape[1:])
+
+
 class ClassPool:
     """Sums of w_m p_m, w_m log p_m, votes and entropies over networks m with weights that add to 1."""
 
@@ -78,13 +83,13 @@ class ClassPool:
         if said.logits is None:
             raise TypeError("a classification head says logits")
         logits = said.logits.double()
-        w = weights.double().view(-1, 1, 1)
         logs = logits.log_softmax(-1)
         p = logs.exp()
         votes = torch.zeros_like(p).scatter_(-1, p.argmax(-1, keepdim=True), 1.0)
-        sums = [(w * p).sum(0), (w * logs).sum(0), (w * votes).sum(0), (w.squeeze(-1) * entropy(p)).sum(0)]
+        # The logarithms are finite where logits are, so that this is the entropy without another logarithm.
+        sums = [_weighted(weights.double(), part) for part in (p, logs, votes, -(p * logs).sum(-1))]
         self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)] if self._sums else sums
-        self._count += len(w)
+        self._count += len(weights)
         self._last = logits[-1]
         if self._kept is not None:
             self._kept.append(p)

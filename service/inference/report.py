@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from service.checks import matching
-from service.errors import TemperError
-from service.inference.asking import ask, check_axes, droppable
+from service.inference.asking import ask
+from service.inference.dropout_report import dropout
+from service.inference.ensemble_report import ensemble
 from service.inference.material import Material
-from service.inference.measuring import Found, Inquiry, jsonable_object, member_errors, temperature, variance_decomposition
+from service.inference.measuring import Found, Inquiry, center, jsonable_object, temperature
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.nets.network import weights_of
@@ -21,8 +22,6 @@ from service.tricks.stopping import equivalent_l2
 
 MODES: tuple[Mode, ...] = ("single", "weight_scaled", "monte_carlo", "exact", "ensemble")
 Summary = dict[str, Any]
-MOST_EXACT = 2_000_000
-"""Rows times masks that the report takes time for; beyond, the mode is there to be asked and not in the report."""
 
 
 def default_axes(model: Model) -> Axes:
@@ -36,14 +35,16 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
     axes = default_axes(model)
     tested = "test" in inquiry.parts
     splits = {name: inquiry.measure(name, axes) for name in inquiry.parts}
+    members = _members(inquiry, summaries)
     return jsonable_object(
         {
             "splits": {name: splits.get(name) for name in ("train", "validation", "test")},
             "modes": _modes(inquiry) if tested else None,
-            "members": _members(inquiry, summaries),
+            "uncertainty": _uncertainty(inquiry) if tested else None,
+            "members": members,
             "early_stopping": _early_stopping(model, summaries[model.best]),
-            "ensemble": _ensemble(inquiry, [summary["member"] for summary in summaries]) if model.size > 1 and tested else None,
-            "dropout": _dropout(inquiry) if model.drops and tested else None,
+            "ensemble": ensemble(inquiry, summaries, members),
+            "dropout": dropout(inquiry),
             "calibration": _calibration(inquiry, axes, splits.get("test")),
             "normalization": _normalization(material),
             "sparsity": _sparsity(model),
@@ -56,18 +57,28 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
 
 def _modes(inquiry: Inquiry) -> dict[str, Found]:
     """Metrics on test of every mode that this model has."""
-    found: dict[str, Found] = {}
+    points = {mode: inquiry.point(mode) for mode in MODES}
+    return {mode: inquiry.measure("test", axes) for mode, axes in points.items() if axes is not None}
+
+
+def _uncertainty(inquiry: Inquiry) -> dict[str, dict[str, Found]]:
+    """By mode and target, the mean over test rows of what a prediction says of it; null where one network cannot know."""
+    found: dict[str, dict[str, Found]] = {}
     for mode in MODES:
-        try:
-            axes = Asking(mode=mode).axes(inquiry.model)
-            check_axes(inquiry.model, axes)
-            if mode == "exact" and len(inquiry.parts["test"]) * 2 ** droppable(inquiry.model) > MOST_EXACT:
-                continue
-        except TemperError:
-            # The mode is not this model's: no dropout, one member, or too many units to enumerate.
-            continue
-        found[mode] = inquiry.measure("test", axes)
+        axes = inquiry.point(mode)
+        if axes is not None:
+            answers = inquiry.answers("test", axes)
+            found[mode] = {target.name: uncertainty(answers[target.name]) for target in inquiry.targets}
     return found
+
+
+def uncertainty(answer: Answer) -> Found:
+    """Means over rows: entropies in nats and agreement, or standard deviations in the target's unit."""
+    if isinstance(answer, Classes):
+        parts: dict[str, Tensor | None] = {name: getattr(answer, name) for name in ("total", "aleatoric", "epistemic", "agreement")}
+        return {name: float(part.mean()) if part is not None else None for name, part in parts.items()}
+    parts = {"std": answer.variance, "aleatoric_std": answer.aleatoric, "epistemic_std": answer.epistemic}
+    return {name: float(part.sqrt().mean()) if part is not None else None for name, part in parts.items()}
 
 
 def _members(inquiry: Inquiry, summaries: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -94,47 +105,6 @@ def _early_stopping(model: Model, summary: Summary) -> dict[str, Any] | None:
         "reason": summary["stop_reason"],
         # 1 / (2 eta tau), where eta lam tau is much below 1; it says nothing of momentum or Adam.
         "equivalent_l2": equivalent_l2(summary["best_step"], optimizer.learning_rate) if plain else None,
-    }
-
-
-def _ensemble(inquiry: Inquiry, members: Sequence[int]) -> dict[str, Any] | None:
-    """The formula of the ensemble's error beside the measured one, for the first target; `members` by their numbers in the job."""
-    target = inquiry.targets[0]
-    answer = inquiry.answers("test", Asking(members="all", weights="equal").axes(inquiry.model))[target.name]
-    errors = member_errors(answer, target, inquiry.material, inquiry.parts["test"])
-    if errors is None:
-        return None
-    return {"error": errors[0], **variance_decomposition(errors[1]), "out_of_bag": _out_of_bag(inquiry, members)}
-
-
-def _out_of_bag(inquiry: Inquiry, members: Sequence[int]) -> float | None:
-    """The error of training rows averaged over the members that did not see them; null without bagging."""
-    spec, train, material = inquiry.model.spec, inquiry.parts["train"], inquiry.material
-    if not spec.ensemble.bootstrap:
-        return None
-    target = inquiry.targets[0]
-    everyone = Asking(members="all", weights="equal").axes(inquiry.model)
-    found = member_errors(inquiry.answers("train", everyone)[target.name], target, material, train)
-    known = (~target.missing(material.labels[target.name][torch.from_numpy(train)])).numpy()
-    unseen = np.stack([~np.isin(train[known], spec.ensemble.rows(i, train, seed=spec.seed)) for i in members])
-    covered = unseen.any(axis=0)
-    if found is None or not covered.any():
-        return None
-    errors, out = found[1][:, covered], unseen[:, covered].astype(np.float64)
-    weights = (out / out.sum(axis=0)).reshape(*out.shape, *[1] * (errors.ndim - 2))
-    return float(((errors * weights).sum(axis=0) ** 2).sum() / covered.sum())
-
-
-def _dropout(inquiry: Inquiry) -> dict[str, Any]:
-    """Weight scaling beside the arithmetic and the geometric mean of 50 masks; the gap is the mean |difference|."""
-    name = inquiry.targets[0].name
-    scaled, sampled = Asking(members="best").axes(inquiry.model), Asking(mode="monte_carlo").axes(inquiry.model)
-    one, many = inquiry.answers("test", scaled)[name], inquiry.answers("test", sampled)[name]
-    return {
-        "weight_scaled": inquiry.measure("test", scaled),
-        "arithmetic": inquiry.measure("test", sampled),
-        "geometric": None if inquiry.model.regression else inquiry.measure("test", sampled._replace(combine="geometric")),
-        "gap": float((center(one) - center(many)).abs().mean()),
     }
 
 
@@ -212,8 +182,3 @@ def _invariance(inquiry: Inquiry) -> dict[str, float]:
         x = transform(inquiry.material.rows(inquiry.parts["test"])[0].float(), torch.Generator().manual_seed(0))
         found[transform.type] = float((center(ask(inquiry.model, x, axes, beat=inquiry.beat)[name]) - center(before)).abs().mean())
     return found
-
-
-def center(answer: Answer) -> Tensor:
-    """What an answer says in one tensor: probabilities or means."""
-    return answer.probabilities if isinstance(answer, Classes) else answer.mean

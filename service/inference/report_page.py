@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from service.inference import report_averages
 from service.inference.report_markup import Html, document, element, figure, folded, number, section, table
+from service.inference.report_tables import COLUMNS, metrics_table, named_targets
 
 Found = Mapping[str, Any]
-COLUMNS = {"classification": ("accuracy", "nll", "brier", "ece"), "regression": ("rmse", "mae", "r2", "nll")}
 MOST_FIELDS = 200
 """Rows of the normalization table, and entries of a list in the spec, that are shown."""
 
@@ -21,8 +22,9 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         _curves(plots.get("learning_curves.svg"), stopped=measured["early_stopping"] is not None),
         _confusion(plots.get("confusion_matrix.svg")),
         _calibration(plots.get("reliability.svg"), measured["calibration"]),
-        _ensemble(measured["ensemble"]),
-        _dropout(measured["dropout"], spec),
+        report_averages.ensemble(measured["ensemble"], plots.get("ensemble.svg")),
+        report_averages.dropout(measured["dropout"], spec, plots.get("dropout.svg")),
+        report_averages.uncertainty(measured["uncertainty"], spec),
         _weights(measured),
         _invariance(measured["invariance"]),
         section("In detail", _normalization(measured["normalization"]), _layers(about), _spec(spec), wide=True),
@@ -51,29 +53,16 @@ def _tests(measured: Found, spec: Found) -> Html:
     by_mode = {f"{mode} (default)" if mode == default else mode: found for mode, found in modes.items()}
     by_part = {part: found for part, found in measured["splits"].items() if found is not None}
     tables = []
-    for target, prefix in _targets(spec):
+    for target, prefix in named_targets(spec):
         caption = target["name"] if prefix else ""
-        tables += [_metrics("mode", by_mode, target, prefix, caption=caption)] if by_mode else []
-        tables.append(_metrics("default mode on", by_part, target, prefix, caption=caption))
+        tables += [metrics_table("mode", by_mode, target, prefix, caption=caption)] if by_mode else []
+        tables.append(metrics_table("default mode on", by_part, target, prefix, caption=caption))
     return section("Test metrics" if by_mode else "Metrics", *tables)
-
-
-def _targets(spec: Found) -> list[tuple[Found, str]]:
-    """Targets, with what stands before their metrics' names."""
-    targets = spec["targets"]
-    return [(target, f"{target['name']}." if len(targets) > 1 else "") for target in targets]
-
-
-def _metrics(head: str, rows: Mapping[str, Found], target: Found, prefix: str, *, caption: str = "") -> Html:
-    """A row of metrics for each entry."""
-    columns = COLUMNS[target["task"]]
-    cells = ([name, *(found.get(prefix + column) for column in columns)] for name, found in rows.items())
-    return table((head, *columns), cells, caption=caption)
 
 
 def _members(measured: Found, spec: Found) -> Html:
     """Each member's stopping point and its own test metrics."""
-    target, prefix = _targets(spec)[0]
+    target, prefix = named_targets(spec)[0]
     columns = COLUMNS[target["task"]][:2] if measured["modes"] else ()
     rows = []
     for found in measured["members"]:
@@ -124,39 +113,6 @@ def _calibration(svg: bytes | None, found: Found | None) -> Html:
         verdict = "too sure of itself (above 1)" if found["temperature"] > 1 else "less sure of itself than it may be (below 1)"
         parts.append(element("p", f"Validation rows ask for a temperature of {found['temperature']:.3g}: the model is {verdict}."))
     return section("Calibration", *parts) if parts else Html()
-
-
-def _ensemble(found: Found | None) -> Html:
-    """The formula of the ensemble's error beside the measured one."""
-    if found is None:
-        return Html()
-    rows = [
-        ("k, members", found["k"]),
-        ("v, squared error of one member", found["v"]),
-        ("c, product of two members' errors", found["c"]),
-        ("predicted: v/k + (k - 1) c/k", found["predicted_error"]),
-        ("measured", found["measured_error"]),
-        ("saved by averaging", found["ambiguity"]),
-        *([("out of bag, on training rows", found["out_of_bag"])] if found["out_of_bag"] is not None else []),
-    ]
-    gain = found["ambiguity"] / found["v"] if found["v"] else 0.0
-    common = found["c"] / found["v"] if found["v"] else 0.0
-    said = (
-        f"Averaging {found['k']} members takes {gain:.0%} off one member's {found['error']} error; the {common:.0%} that any two of them"
-        " have in common (c/v) would stay with ever so many."
-    )
-    return section("Ensemble", table(("mean over test rows", found["error"]), rows), element("p", said))
-
-
-def _dropout(found: Found | None, spec: Found) -> Html:
-    """Weight scaling beside sampled masks."""
-    if found is None:
-        return Html()
-    target, prefix = _targets(spec)[0]
-    names = {"weight_scaled": "weight scaling", "arithmetic": "mean of 50 masks", "geometric": "geometric mean of 50 masks"}
-    rows = {names[key]: found[key] for key in names if found[key] is not None}
-    said = f"The answers of weight scaling and of the mean over masks differ by {number(found['gap'])} on average."
-    return section("Dropout", _metrics("best member", rows, target, prefix), element("p", said))
 
 
 def _weights(measured: Found) -> Html:
@@ -228,4 +184,5 @@ def unmeasured(measured: Found, spec: Found) -> Sequence[str]:
         said.append("Dropout at prediction: the network was trained without it.")
     if any(target["task"] == "regression" and target["loss"] == "mse" for target in spec["targets"]):
         said.append("The noise of regression targets, and so their nll: the loss is mse.")
-    return [*said, "All figures are of one split and one seed; they have no intervals."]
+    intervals = "have no intervals" if measured["ensemble"] is None else "have no intervals, but for the ensemble against its best member"
+    return [*said, f"All figures are of one split and one seed; they {intervals}."]

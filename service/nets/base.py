@@ -47,12 +47,12 @@ class Linear(nn.Linear):
         if self.weight.ndim == 2:
             return F.linear(x, self.weight, self.bias)
         members, outputs, _ = self.weight.shape
-        if x.ndim == 2:  # one product for all members
+        if x.ndim == 2 and self.weight.is_contiguous():  # one product for all members
             wide = F.linear(x, self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
             return wide.view(len(x), members, outputs).transpose(0, 1)
-        rows, weight = x.flatten(1, -2), self.weight.mT
+        rows, weight = x.expand(members, *x.shape) if x.ndim == 2 else x.flatten(1, -2), self.weight.mT
         product = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
-        return product.view(*x.shape[:-1], outputs)
+        return product if x.ndim <= 3 else product.view(*x.shape[:-1], outputs)
 
 
 class BatchNorm(nn.BatchNorm1d):

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from service.inference import bags
 from service.inference.model import FILES
 from service.routes.answers import Answer, LayerAnswer, Time
 from service.storage.models import Model
@@ -79,6 +80,7 @@ def model_answer(model: Model) -> ModelAnswer:
     }
     links |= {name: f"{here}/plots/{name}" for name in model.files if name.endswith(".svg")}
     links |= {name: f"{here}/files/{name}" for name in FILES}
+    links |= {name: f"{here}/files/{name}" for name in model.files if name == bags.FILE}
     return ModelAnswer.model_validate(
         {
             **{name: getattr(model, name) for name in own},

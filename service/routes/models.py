@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from service.errors import Invalid, NotFound, invalid
 from service.flaws import flaws_of
+from service.inference import bags
 from service.inference.model import FILES
 from service.routes import conditions
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
@@ -94,12 +95,12 @@ def plot(ref: str, name: str, request: Request, services: ServicesHere, project:
 
 @router.get(PATH + "/{ref}/files/{name}", response_class=Response, responses=FILE)
 def file(ref: str, name: str, request: Request, services: ServicesHere, project: Project) -> Response:
-    """`model.safetensors`, `spec.json`, or `encoding.json`: how rows become numbers."""
+    """`model.safetensors`, `spec.json`, `encoding.json` (how rows become numbers), `bagging.safetensors` (which members had which rows)."""
     model = find(services, project, ref)
     if name in LATER:
         raise NotFound(f"This release does not write {name}.")
-    if name not in FILES:
-        raise NotFound(f"There is no such file; there are {', '.join(FILES)}.")
+    if name not in (*FILES, bags.FILE):
+        raise NotFound(f"There is no such file; there are {', '.join((*FILES, bags.FILE))}.")
     return _stored(model, name, services, request)
 
 

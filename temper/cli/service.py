@@ -1,4 +1,4 @@
-"""Commands that run the service: up, api, worker, db."""
+"""Commands that run the service: up, api, worker, calibrate, db."""
 
 import os
 import sys
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(api)
     app.command()(worker)
+    app.command()(calibrate)
     app.add_typer(database, name="db")
 
 
@@ -56,6 +57,13 @@ def worker(
     if check:
         raise typer.Exit(0 if _seen() else 1)
     _become("workers.app")
+
+
+def calibrate(
+    data: Annotated[Path, typer.Option(envvar="TEMPER_DATA", help="Folder whose workers shall use what is found.")] = Path(".temper"),
+) -> None:
+    """Measure on this machine, which should be idle, for which networks members train faster side by side. Takes a minute."""
+    _become("workers.training.calibrate", "--data", str(data))
 
 
 @database.command()

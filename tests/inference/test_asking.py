@@ -5,10 +5,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.errors import ModeUnavailable
-from service.tricks.modes import EXACT_UNITS, Combine, Mode
+from service.inference import asking
+from service.inference.asking import passes, quiet
+from service.tricks.modes import EXACT_UNITS, Asking, Combine, Mode
 
 Floats = NDArray[np.float64]
 INPUT = {"dropout": {"input": 0.5}}
@@ -141,18 +145,63 @@ def test_two_passes_differ_in_their_seeds_alone(bench: Any) -> None:
 
 
 def test_one_sample_is_one_of_the_masks(bench: Any) -> None:
-    model, x = bench.double(bench.model(**BOTH)), bench.inputs(3)
+    model, x = bench.double(bench.model(**BOTH)), bench.inputs(30)
     every = softmax(bench.enumerated(model, x)[0])
     found = bench.said(model, x, dropout="sampled", seed=4)
-    assert float(np.abs(every - found.probabilities.numpy()).max((1, 2)).min()) < 1e-6
+    distances = np.abs(every - found.probabilities.numpy()).max(2)
+    assert float(distances.min(0).max()) < 1e-6
+    assert len(set(distances.argmin(0).tolist())) > 20, "each row has a mask of its own"
     assert torch.equal(found.probabilities, bench.said(model, x, mode="monte_carlo", samples=1, seed=4).probabilities)
 
 
-def test_a_mask_is_the_same_for_every_row(bench: Any) -> None:
-    model = bench.model(**BOTH)
-    row = bench.inputs(1)
-    many = bench.said(model, row.expand(9, -1), mode="monte_carlo", samples=2).probabilities
-    torch.testing.assert_close(many, many[:1].expand_as(many), rtol=0, atol=1e-7)
+def test_equal_rows_have_equal_answers(bench: Any) -> None:
+    """Also where one has -0 for 0."""
+    model, row = bench.double(bench.model(**BOTH)), bench.inputs(1)
+    row[0, 1] = 0.0
+    rows = row.repeat(9, 1)
+    rows[4, 1] = -0.0
+    many = bench.said(model, rows, mode="monte_carlo", samples=2).probabilities
+    torch.testing.assert_close(many, many[:1].expand_as(many), rtol=0, atol=1e-14)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    order=st.permutations(range(9)), entries=st.sampled_from([1, 50, 700, 4_000_000]), dropout=st.sampled_from(["monte_carlo", "sampled"])
+)
+def test_neighbours_places_and_chunks_do_not_change_a_rows_masks(bench: Any, order: list[int], entries: int, dropout: str) -> None:
+    model, x = bench.double(bench.model(**BOTH, size=2)), bench.inputs(9)
+    fields = {"members": "all", "dropout": dropout, "samples": 6, "seed": 3}
+    whole = bench.said(model, x, **fields, keep=True).members
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "CHUNK_ENTRIES", entries)
+        found = bench.said(model, x[order], **fields, keep=True).members
+    torch.testing.assert_close(found, whole[:, order], rtol=0, atol=1e-12)
+
+
+def test_the_errors_of_rows_are_independent(bench: Any) -> None:
+    """With one mask for all rows they are not: an average over rows would have the noise of S masks, not of S times N."""
+    model, x, seeds = bench.model(**BOTH), bench.inputs(2), 400
+    first = torch.stack([bench.said(model, x, mode="monte_carlo", samples=4, seed=seed).probabilities[:, 0] for seed in range(seeds)])
+    assert abs(float(torch.corrcoef(first.T)[0, 1])) < 4 / seeds**0.5
+    axes = Asking(mode="monte_carlo", samples=4).axes(model)
+    shared = [said["kind"].logits.double().softmax(-1).mean(0)[:, 0] for seed in range(seeds)
+              for said, _ in passes(model, x, axes._replace(seed=seed), fresh=False, beat=quiet)]  # fmt: skip
+    assert abs(float(torch.corrcoef(torch.stack(shared).T)[0, 1])) > 0.3
+
+
+def test_exact_is_computed_in_double_precision(bench: Any) -> None:
+    """Also where the network is not."""
+    model, x = bench.model(**BOTH), bench.inputs(5)
+    logits, shares = bench.enumerated(model, x)
+    expected = (shares[:, None, None] * softmax(logits)).sum(0)
+    found = bench.said(model, x, mode="exact").probabilities.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert model.networks[0].preprocess.shift.dtype == torch.float32
+    number = bench.model(NUMBER, **BOTH)
+    outputs, shares = bench.enumerated(number, x)
+    np.testing.assert_allclose(
+        bench.said(number, x, mode="exact").mean.numpy(), (shares[:, None, None] * outputs).sum(0) * 2 + 5, rtol=1e-12
+    )
 
 
 def test_more_units_than_can_be_enumerated_are_refused(bench: Any) -> None:

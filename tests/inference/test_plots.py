@@ -96,9 +96,9 @@ def vertices(svg: bytes, line: str) -> int:
     return path.attrib["d"].count("M") + path.attrib["d"].count("L")
 
 
-def test_a_classifier_has_three_pictures_that_load_nothing(ensemble: Trained) -> None:
+def test_a_classifiers_pictures_load_nothing(ensemble: Trained) -> None:
     plots = ensemble.plots()
-    assert set(plots) == {"learning_curves.svg", "confusion_matrix.svg", "reliability.svg"}
+    assert set(plots) == {"learning_curves.svg", "confusion_matrix.svg", "reliability.svg", "ensemble.svg"}
     for svg in plots.values():
         for node in ET.fromstring(svg).iter():
             assert not node.tag.endswith("script")
@@ -111,6 +111,29 @@ def test_pictures_say_what_the_report_says(ensemble: Trained) -> None:
     assert f"Reliability · ECE {measured['calibration']['ece']:.4f} · 18 rows" in texts(plots["reliability.svg"])
     matrix = np.array(measured["confusion_matrix"]["matrix"])
     assert f"{np.trace(matrix)} of {matrix.sum()} test rows right" in texts(plots["confusion_matrix.svg"])
+
+
+def test_an_ensemble_has_its_error_by_size(ensemble: Trained) -> None:
+    svg, found = ensemble.plots()["ensemble.svg"], ensemble.measured["ensemble"]
+    assert {"members", "best-member", "predicted", "measured"} <= ids(svg)
+    assert vertices(svg, "measured") == vertices(svg, "predicted") == found["k"] == 3
+    assert f"3 members: {found['measured_error']:.4g} instead of {found['v']:.4g}" in texts(svg)
+    assert f"best member, {found['best_member']['member']}" in texts(svg)
+    assert "brier on test" in texts(svg)
+
+
+def test_dropout_has_its_error_by_masks(trained: Callable[..., Trained]) -> None:
+    net = {"type": "mlp", "hidden": [6], "dropout": 0.4}
+    dropped = trained(architecture=net)
+    svg, way = dropped.plots()["dropout.svg"], dropped.measured["dropout"]["convergence"]
+    assert {"band", "measured", "predicted", "weight-scaled", "geometric", "exact", "exact-geometric"} <= ids(svg)
+    assert vertices(svg, "measured") == len(way["by_samples"]) == 7
+    assert {"1", "2", "5", "10", "20", "50", "100", "brier on test"} <= set(texts(svg))
+    number = {"name": "size", "task": "regression"}
+    svg = trained(architecture={**net, "hidden": [20]}, targets=[number]).plots()["dropout.svg"]
+    assert "weight-scaled" in ids(svg)
+    assert not {"geometric", "exact", "exact-geometric"} & ids(svg)
+    assert "mse on test" in texts(svg)
 
 
 def test_every_member_has_its_lines_and_its_mark(ensemble: Trained) -> None:
@@ -166,7 +189,7 @@ def test_the_page_of_a_trained_model_holds_its_pictures(ensemble: Trained) -> No
     network = ensemble.model.networks[0]
     about = {"name": "rows", "spec": ensemble.model.spec.dump(), "layers": [layer._asdict() for layer in network.describe()]}
     page = report_page.render(ensemble.measured, ensemble.plots(), {**about, "parameters": 51, "members": 3}).decode()
-    assert page.count("data:image/svg+xml;base64,") == 3
+    assert page.count("data:image/svg+xml;base64,") == 4
     assert f"<td>{ensemble.measured['modes']['ensemble']['nll']:.4f}</td>" in page
 
 

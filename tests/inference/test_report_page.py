@@ -43,9 +43,34 @@ MEASURED: dict[str, Any] = {
     "early_stopping": {"best_epoch": 7, "best_step": 70, "stopped_epoch": 17, "reason": "early_stopping", "equivalent_l2": 0.0714},
     "ensemble": {
         "error": "brier", "k": 2, "v": 0.08, "c": 0.06, "predicted_error": 0.07, "measured_error": 0.0701, "mean_member_error": 0.08,
-        "ambiguity": 0.01, "out_of_bag": 0.1234,
+        "ambiguity": 0.01, "out_of_bag": 0.1234, "target": "kind", "member_errors": [0.081, 0.079],
+        "out_of_bag_rows": {"rows": 1234, "excluded": 56, "unlabelled": 0, "unseen": 0.368, "members": 1.2},
+        "by_size": [{"k": 1, "measured": 0.081, "predicted": 0.08}, {"k": 2, "measured": 0.0701, "predicted": 0.07}],
+        "best_member": {"member": 1, "error": 0.079,
+                        "ensemble_better": {"difference": 0.0089, "low": 0.0021, "high": 0.0155, "level": 0.95}},
+        "likelihood": {"nll": 0.21, "nll_mixture": None, "mean_member_nll": 0.23},
+        "cost": {"parameters": {"member": 51_234, "ensemble": 102_468}, "forward_passes": {"member": 1, "ensemble": 2},
+                 "training_steps": {"member": 1700, "ensemble": 3500}},
     },
-    "dropout": {"weight_scaled": classified(0.94), "arithmetic": classified(0.948), "geometric": None, "gap": 0.0321},
+    "dropout": {
+        "weight_scaled": classified(0.94), "arithmetic": classified(0.948), "geometric": None, "exact": classified(0.952),
+        "exact_geometric": None, "gap": 0.0321, "disconnected": 0.00390625,
+        "gaps": [{"between": ["weight_scaled", "arithmetic"], "gap": 0.0321}, {"between": ["weight_scaled", "exact"], "gap": 0.0292},
+                 {"between": ["arithmetic", "exact"], "gap": 0.0071}],
+        "convergence": {
+            "target": "kind", "error": "brier", "rows": 270, "masks": 100, "limit": 0.2, "weight_scaled": 0.21, "geometric": None,
+            "exact": 0.199, "exact_geometric": None,
+            "by_samples": [
+                {"samples": 1, "measured": 0.31, "predicted": 0.3, "low": 0.2, "high": 0.4, "deviation": 0.21, "predicted_deviation": 0.21},
+                {"samples": 100, "measured": 0.2, "predicted": 0.2, "low": 0.19, "high": 0.21, "deviation": None,
+                 "predicted_deviation": 0.021},
+            ],
+        },
+    },
+    "uncertainty": {
+        "single": {"kind": {"total": 0.41, "aleatoric": 0.41, "epistemic": None, "agreement": None}},
+        "ensemble": {"kind": {"total": 0.43, "aleatoric": 0.38, "epistemic": 0.05, "agreement": 0.97}},
+    },
     "calibration": {"ece": 0.12, "nll": 0.48, "brier": 0.24, "temperature": 1.75},
     "normalization": {"image": {"mean": [4.0, 5.0, 6.0, 7.0], "std": 2.5}},
     "sparsity": {"hidden.0": 0.25},
@@ -98,7 +123,8 @@ def test_the_page_loads_nothing() -> None:
 
 
 def test_pictures_are_inside_as_images() -> None:
-    plots = {"learning_curves.svg": SVG, "confusion_matrix.svg": SVG + b"2", "reliability.svg": SVG + b"3"}
+    plots = {"learning_curves.svg": SVG, "confusion_matrix.svg": SVG + b"2", "reliability.svg": SVG + b"3", "ensemble.svg": SVG + b"4",
+             "dropout.svg": SVG + b"5"}  # fmt: skip
     sources = [value for tag, name, value in page(plots=plots).attributes if (tag, name) == ("img", "src")]
     assert [base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")) for source in sources] == list(plots.values())
     assert "img" not in page().tags
@@ -113,6 +139,7 @@ def test_names_are_text() -> None:
     }
     about["layers"][0]["name"] = EVIL
     changes = {"sparsity": {EVIL: 0.5}, "normalization": {EVIL: {"mean": 1.0, "std": 2.0}}, "penalties": {EVIL: 0.1}}
+    changes |= {"uncertainty": {"single": {EVIL: MEASURED["uncertainty"]["single"]["kind"]}}}
     shown = page(about, **changes)
     assert "script" not in shown.tags
     assert shown.text.count(EVIL) >= 6
@@ -136,7 +163,9 @@ def test_each_target_has_its_own_metrics() -> None:
     about = copy.deepcopy(ABOUT)
     about["spec"]["targets"].append({"name": "size", "task": "regression", "loss": "mse"})
     both = {**{f"kind.{name}": value for name, value in classified(0.9).items()}, "size.rmse": 1234.5, "size.mae": 12.3456, "size.r2": 0.5}
-    shown = page(about, modes={"single": both}, splits={"train": both, "validation": None, "test": both}, ensemble=None, dropout=None)
+    shown = page(
+        about, modes={"single": both}, splits={"train": both, "validation": None, "test": both}, ensemble=None, dropout=None, uncertainty={}
+    )
     assert ["single (default)", "0.9000", "0.4500", "0.2250", "0.1125"] in shown.rows
     assert ["single (default)", "1,234", "12.35", "0.5000", "–"] in shown.rows
     assert {"kind", "size"} <= set(re.findall(r"\w+", shown.text))
@@ -155,7 +184,39 @@ def test_the_ensembles_formula_beside_its_error() -> None:
     assert (values["k"], values["v"], values["c"]) == ("2", "0.0800", "0.0600")
     assert (values["predicted"], values["measured"], values["out of bag"]) == ("0.0700", "0.0701", "0.1234")
     assert "Averaging 2 members takes 12% off one member's brier error; the 75% that any two of them have in common" in shown.text
+    assert ["best member", "0.0790"] in [[row[0].partition(",")[0], row[1]] for row in shown.rows if len(row) == 2]
+    assert (values["nll of the average"], values["nll of the mean member"]) == ("0.2100", "0.2300")
+    assert "The ensemble beats member 1" in shown.text
+    assert "that member's error minus the ensemble's is 0.0089, 95% interval 0.0021 to 0.0155." in shown.text
+    assert "It takes 102,468 parameters instead of 51,234, and 3,500 training steps instead of 1,700." in shown.text
+    assert "Out of bag are 1,234 labelled training rows" in shown.text
+    assert "56 that all members saw are left out. A member did not see 36.8% of the rows." in shown.text
     assert "Averaging" not in page(ensemble=None).text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.1, 0.2, "beats"), (-0.1, 0.2, "cannot be told from"), (-0.2, -0.1, "is beaten by")]
+)
+def test_whether_the_ensemble_beats_its_best_member(low: float, high: float, verdict: str) -> None:
+    best = {"member": 1, "error": 0.079, "ensemble_better": {"difference": (low + high) / 2, "low": low, "high": high, "level": 0.95}}
+    ensemble = {**MEASURED["ensemble"], "best_member": best, "likelihood": None, "out_of_bag": None, "out_of_bag_rows": None}
+    shown = page(ensemble=ensemble)
+    assert f"The ensemble {verdict} member 1" in shown.text
+    assert not {"Out of bag", "nll of the average"} & {row[0] for row in shown.rows if row}
+    assert "Out of bag" not in shown.text
+
+
+def test_masks_and_what_members_disagree_on() -> None:
+    shown = page()
+    assert ["mean of all masks", "0.9520", "0.4760", "0.2380", "0.1190"] in shown.rows
+    assert ["weight scaling and mean of all masks", "0.0292"] in shown.rows
+    assert ["1", "0.3100", "0.2100", "0.2100"] in shown.rows
+    assert "Of all masks 0.0039, as a share, leave no path" in shown.text
+    assert ["single", "0.4100", "0.4100", "–", "–"] in shown.rows
+    assert ["ensemble", "0.4300", "0.3800", "0.0500", "0.9700"] in shown.rows
+    bare = page(dropout={**MEASURED["dropout"], "convergence": None, "disconnected": None, "gaps": MEASURED["dropout"]["gaps"][:1]})
+    assert "scatter" not in bare.text
+    assert "no path" not in bare.text
 
 
 def test_dropout_calibration_weights_and_invariance() -> None:
@@ -179,12 +240,12 @@ def test_the_spec_is_there_but_for_endless_lists() -> None:
 
 
 def test_a_model_of_which_little_is_known() -> None:
-    bare = dict.fromkeys(("modes", "ensemble", "dropout", "calibration", "early_stopping"))
+    bare = dict.fromkeys(("modes", "uncertainty", "ensemble", "dropout", "calibration", "early_stopping"))
     splits = {"train": classified(0.9), "validation": None, "test": None}
     shown = page(**bare, splits=splits, penalties={}, invariance={}, normalization={}, members=MEASURED["members"][:1])
     assert ["train", "0.9000", "0.4500", "0.2250", "0.1125"] in shown.rows
     assert ["0", "7", "17", "early stopping"] in shown.rows
-    assert not {"Ensemble", "Dropout", "Calibration", "Invariance"} & set(re.findall(r"\w+", shown.text))
+    assert not {"Ensemble", "Dropout", "Uncertainty", "Calibration", "Invariance"} & set(re.findall(r"\w+", shown.text))
 
 
 @pytest.mark.parametrize(

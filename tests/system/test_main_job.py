@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.inference import bags
 from service.inference.asking import ask
 from service.inference.model import FILES, from_files
 from service.inference.pools import Classes
@@ -75,6 +76,22 @@ def test_the_report_has_its_keys_and_the_ensemble_formula_holds(desk: Desk, job:
     assert report["modes"]["ensemble"]["accuracy"] > 0.8
     assert sum(map(sum, report["confusion_matrix"]["matrix"])) == 270
     assert report["modes"]["single"] == report["modes"]["weight_scaled"]
+
+
+def test_the_rows_of_bagged_members_and_the_pictures_of_averages_are_handed_out(desk: Desk, job: dict[str, Any]) -> None:
+    model, ensemble = desk.model(job), desk.report(job)["ensemble"]
+    rows = bags.rows_of(desk.http.get(model["links"]["bagging.safetensors"]).raise_for_status().content)
+    assert [*rows] == [0, 1, 2]
+    assert {len(own) for own in rows.values()} == {1257}, "as many as training rows"
+    seen_by_all = set.intersection(*({*own.tolist()} for own in rows.values()))
+    assert ensemble["out_of_bag_rows"]["excluded"] == len(seen_by_all)
+    assert ensemble["out_of_bag_rows"]["rows"] == 1257 - len(seen_by_all)
+    assert ensemble["cost"]["training_steps"]["ensemble"] == 3 * 25 * 20
+    for name in ("ensemble.svg", "dropout.svg"):
+        picture = desk.http.get(model["links"][name]).raise_for_status()
+        assert picture.headers["content-type"] == "image/svg+xml"
+    way = desk.report(job)["dropout"]["convergence"]["by_samples"]
+    assert way[-1]["predicted_deviation"] == pytest.approx(way[0]["predicted_deviation"] / 10, rel=1e-9)
 
 
 def test_the_same_spec_gives_the_same_bytes(desk: Desk, job: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ def test_members_say_what_they_had_and_selection_what_it_took(desk: Desk, job: A
         assert found[part]["after"]["loss"] < found[part]["before"]["loss"]
         assert report["splits"][part] == found[part]["after"], "the default is what was selected"
     assert report["ensemble"]["k"] == 4
+    assert report["dropout"] is None, "the best member has none"
     description = desk.http.get(f"/api/v1/models/{job['model']}/files/encoding.json").json()
     assert description["weights"] == found["weights"]
     assert description["numbers"] == [0, 1, 2, 3]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from service import blocks
-from service.inference import report
+from service.inference import bags, report
 from service.inference.asking import ask
 from service.inference.decomposition import member_errors, variance_decomposition
 from service.inference.measuring import Inquiry
@@ -107,6 +107,20 @@ def test_blocks_of_training_rows_do_not_show(bench: Any, monkeypatch: pytest.Mon
     whole = bench.train(material).weights
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 300_000)
     assert bench.train(material).weights == whole
+
+
+def test_the_rows_that_are_kept_are_those_of_training(bench: Any) -> None:
+    """Read back from the file's bytes: what the batches of each member are made of."""
+    material = bench.material("digits", **{**TRICKS, "ensemble": {"size": 3, "bootstrap": True}})
+    model = bench.model(material, *(bench.train(material, member) for member in range(3)))
+    kept = bags.rows_of(pack(bags.tensors(Inquiry(model, material), range(3))))
+    assert [*kept] == [0, 1, 2]
+    for member, rows in kept.items():
+        batches = Task(material, start(material, (member,), CPU), CPU).batches
+        walked = [(x.clone(), labels["label"].clone()) for x, labels in batches.walk(torch.arange(batches.rows), 0)]
+        x, labels = material.rows(rows)
+        assert torch.equal(torch.cat([part for part, _ in walked]), x)
+        assert torch.equal(torch.cat([part for _, part in walked]), labels["label"])
 
 
 def test_out_of_bag_rows_are_answered_by_those_that_never_saw_them(bench: Any) -> None:

@@ -1,9 +1,12 @@
 """Dropout masks: their mean, their rate, their independence; and what gates do with them."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 
-from service.tricks.dropout import SCALED, Dropout, Replayed, Sampled, Site, draw_mask, draw_own_masks
+from service.tricks.dropout import SCALED, Dropout, Replayed, Sampled, Site, disconnected, draw_mask, draw_own_masks
 
 RATES = [0.005, 0.05, 0.2, 0.5, 0.8, 0.999]
 
@@ -100,3 +103,34 @@ def test_masks_at_rates_of_their_own_are_those_of_each_rate() -> None:
     for own, rate, generator in zip(masks, rates, theirs, strict=True):
         assert torch.equal(own, draw_mask((7, 13), rate, generator) if rate else torch.ones(7, 13))
     assert [each.get_state().tolist() for each in mine] == [each.get_state().tolist() for each in theirs]
+
+
+LAYOUTS = [
+    [("input", 3, 0.2), ("hidden.0", 4, 0.5)],
+    [("input", 2, 0.0), ("hidden.0", 3, 0.7), ("hidden.1", 2, 0.4)],
+    [("hidden.0", 1, 0.9)],
+    [("input", 4, 0.0)],
+    [],
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_share_of_masks_without_a_path_is_that_of_the_enumeration(layout: list[tuple[str, int, float]]) -> None:
+    """Every mask of a dense net with weights of one: without a path nothing arrives at the output."""
+    sites = [Site(*each) for each in layout]
+    lost = 0.0
+    for kept in itertools.product((0, 1), repeat=sum(site.units for site in sites)):
+        arrives, share, at = np.ones(2), 1.0, 0
+        for site in sites:
+            part = np.array(kept[at : at + site.units])
+            at += site.units
+            share *= float(np.prod(np.where(part, 1 - site.rate, site.rate)))
+            arrives = np.full(site.units, arrives.sum()) * part
+        lost += share * (arrives.sum() == 0)
+    assert disconnected(sites) == pytest.approx(lost, rel=1e-12, abs=1e-15)
+
+
+def test_wide_layers_are_hardly_ever_lost() -> None:
+    assert disconnected([Site("hidden.0", 10, 0.5), Site("hidden.1", 10, 0.5)]) == pytest.approx(1 - (1 - 2**-10) ** 2, rel=1e-12)
+    assert disconnected([Site("hidden.0", 60, 0.5)]) == pytest.approx(2.0**-60, rel=1e-12), "not rounded away beside 1"
+    assert disconnected([Site("hidden.0", 5000, 0.5)]) == 0.0

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from service.data.columns import stored
-from service.inference import report, report_page, selection
+from service.inference import bags, report, report_page, selection
 from service.inference.material import Material, prepare
 from service.inference.measuring import Inquiry
 from service.inference.model import Model, serving
@@ -45,7 +45,8 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
     link.send(Progress(1.0, 0, model.size, None, "publishing", None))
     about = _about(model)
     plots = all_plots(inquiry, measured, histories=histories, summaries=summaries)
-    contents = {**_contents(model, measured), **plots, "report.html": report_page.render(measured, plots, about)}
+    page = {"report.html": report_page.render(measured, plots, about)}
+    contents = {**_contents(model, measured), **_bagging(inquiry, summaries), **plots, **page}
     files = {name: write_bytes(assignment.store, f"models/{assignment.model_id}/{name}", content) for name, content in contents.items()}
     best = summaries[model.best]
     reasons = ordered or {summary["stop_reason"] for summary in summaries}
@@ -87,6 +88,12 @@ def _contents(model: Model, measured: dict[str, Any]) -> dict[str, bytes]:
         "encoding.json": json.dumps(model.describe(), indent=1).encode(),
         "report.json": json.dumps(measured).encode(),
     }
+
+
+def _bagging(inquiry: Inquiry, summaries: list[Summary]) -> dict[str, bytes]:
+    """The rows that each member trained on, where they are not all rows: no later release has to draw them again."""
+    tensors = bags.tensors(inquiry, [int(summary["member"]) for summary in summaries])
+    return {bags.FILE: pack(tensors)} if tensors else {}
 
 
 def _about(model: Model) -> dict[str, Any]:

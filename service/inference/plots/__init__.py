@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from service.inference.measuring import Inquiry
+from service.inference.plots.averages import dropout_error, ensemble_error
 from service.inference.plots.calibration import coverage, reliability
 from service.inference.plots.confusion import confusion_matrix
 from service.inference.plots.curves import Histories, learning_curves
 from service.inference.pools import Classes
 from service.inference.report import default_axes
 
-__all__ = ["all_plots", "confusion_matrix", "coverage", "learning_curves", "reliability"]
+__all__ = ["all_plots", "confusion_matrix", "coverage", "dropout_error", "ensemble_error", "learning_curves", "reliability"]
 
 
 def all_plots(
@@ -21,10 +22,14 @@ def all_plots(
     """The pictures by file name, without those that this model has nothing to show for; `measured` is its report."""
     counts = measured["confusion_matrix"]
     trained = any(series.get("train.loss") for series in histories.values())
+    together, dropped = measured["ensemble"], measured["dropout"]
+    way = dropped["convergence"] if dropped else None
     found = {
         "learning_curves.svg": learning_curves(histories, inquiry.model.spec, summaries) if trained else None,
         "confusion_matrix.svg": confusion_matrix(counts) if counts and any(map(any, counts["matrix"])) else None,
         "reliability.svg": _calibration(inquiry),
+        "ensemble.svg": ensemble_error(together) if together else None,
+        "dropout.svg": dropout_error(way) if way else None,
     }
     return {name: content for name, content in found.items() if content is not None}
 
