@@ -42,7 +42,7 @@ def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) 
         if twice:
             yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"two of type {penalty.type} on {', '.join(sorted(twice))}")
         covered[penalty.type] |= chosen
-    if spec.architecture.batch_norm and spec.architecture.drops:
+    if spec.architecture.batch_norm and spec.drops:
         warnings.append(
             Flaw(
                 "/architecture/dropout",
@@ -50,6 +50,29 @@ def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) 
                 "batch norm after dropout sees another variance in training than later",
             )
         )
+
+
+def vary(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
+    """Values for members where the spec has nothing that takes them; values for more members than there are are a warning."""
+    lists = dict(spec.ensemble.vary.lists()) if spec.ensemble.vary is not None else {}
+    strengths = [i for i, penalty in enumerate(spec.regularizers) if "alpha" in type(penalty).model_fields]
+    dropout = spec.architecture.dropout
+    if "dropout" in lists and not spec.architecture.hidden:
+        yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the network has no hidden layer, and so no unit to drop")
+    elif "dropout" in lists and dropout is not None and isinstance(dropout.hidden, tuple):
+        yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the architecture has a rate for each layer; a member's is one for all")
+    if "alpha" in lists and len(strengths) != 1:
+        where = f"regularizers {', '.join(map(str, strengths))} have" if strengths else "no regularizer has"
+        yield Flaw("/ensemble/vary/alpha", "inconsistent-spec", f"it is that of the one regularizer with alpha; {where} one")
+    for name, values in lists.items():
+        if len(values) > spec.ensemble.size:
+            warnings.append(
+                Flaw(
+                    f"/ensemble/vary/{name}",
+                    "values-beyond-members",
+                    f"{len(values)} values for {spec.ensemble.size} members; the last are never taken",
+                )
+            )
 
 
 def matching(patterns: Sequence[str] | None, names: Sequence[str], *, spare_heads: bool = False) -> list[str]:

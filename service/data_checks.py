@@ -30,6 +30,10 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
     yield from _features(spec, description, names, fields)
     yield from _split(spec.split, description, parts, fields)
     yield from _training(spec, parts, warnings)
+    if spec.ensemble.selection is not None and spec.ensemble.size == 1:
+        yield Flaw("/ensemble/selection", "inconsistent-spec", "of one member there is nobody to select")
+    elif spec.ensemble.selection is not None and not parts["validation"]:
+        yield Flaw("/ensemble/selection", "inconsistent-spec", "members are selected on validation rows, and there are none")
 
 
 def _target(where: str, target: Target, fields: dict[str, Field], description: Description) -> Flaws:

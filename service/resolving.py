@@ -145,7 +145,7 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     constant = [field.name for field in inputs if field.name in description.audit.constant]
     if constant:
         warnings.append(Flaw("/features", "constant-feature", f"{', '.join(constant)} never changes; it is shifted and divided by 1"))
-    checks.refuse(checks.network(spec, layers, warnings), checks.costs(spec, cost, settings, _machine_bytes()))
+    checks.refuse(checks.vary(spec, warnings), checks.network(spec, layers, warnings), checks.costs(spec, cost, settings, _machine_bytes()))
     resolved = _filled(spec, source, tuple(layer.name for layer in layers), batch)
     shards = _shards(spec.ensemble, settings.shards)
     return Plan(resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings))

@@ -132,6 +132,28 @@ class TrainSpec(_Job):
     checkpoint_interval_s: Annotated[float, Field(ge=0)] = 1
     """Seconds between checkpoints, at least."""
 
+    def of(self, member: int) -> "TrainSpec":
+        """The member's own spec: the same, with what `ensemble.vary` has for it put in its place."""
+        own = self.ensemble.vary.values(member) if self.ensemble.vary is not None else {}
+        changed: dict[str, Any] = {}
+        if "learning_rate" in own:
+            changed["optimizer"] = self.optimizer.model_copy(update={"learning_rate": own["learning_rate"]})
+        if "dropout" in own:
+            changed["architecture"] = self.architecture.dropping(own["dropout"])
+        if "alpha" in own:
+            changed["regularizers"] = tuple(
+                penalty.model_copy(update={"alpha": own["alpha"]}) if "alpha" in type(penalty).model_fields else penalty
+                for penalty in self.regularizers
+            )
+        return self.model_copy(update=changed) if changed else self
+
+    @property
+    def drops(self) -> bool:
+        """Whether training drops units of any member."""
+        vary = self.ensemble.vary
+        rates = vary.dropout[: self.ensemble.size] if vary is not None and vary.dropout is not None else ()
+        return any(self.architecture.dropping(rate).drops for rate in rates) if rates else self.architecture.drops
+
     @property
     def monitored(self) -> str | None:
         """The series that early stopping watches, with one target without the target's name; None where nothing is watched."""

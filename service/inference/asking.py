@@ -67,6 +67,10 @@ def passes(model: Model, x: Tensor, axes: Axes, *, fresh: bool, beat: Callable[[
     rows = digests(x) if fresh and axes.random else None
     for i, member in enumerate(axes.members):
         network = model.precise(member) if fresh and axes.dropout == "exact" else model.networks[member]
+        if not dropped_sites(network.sites):  # a member of its own rate: all its masks are one
+            beat()
+            yield _one(network.distributions(x, SCALED)), weights[i].sum().view(1)
+            continue
         most, at = max(1, CHUNK_ENTRIES // (_units(network) * max(len(x), 1))), 0
         if axes.dropout == "exact":
             gates: Iterator[tuple[Gate, Tensor]] = all_gates(network.sites, most=most, dtype=network.preprocess.shift.dtype)
@@ -88,8 +92,7 @@ def _scaled_passes(model: Model, x: Tensor, axes: Axes, weights: Tensor, beat: C
         return
     for i, member in enumerate(axes.members):
         beat()
-        said = model.networks[member].distributions(x, SCALED)
-        yield {name: _with_axis(answer) for name, answer in said.items()}, weights[i : i + 1]
+        yield _one(model.networks[member].distributions(x, SCALED)), weights[i : i + 1]
 
 
 def _side_by_side(model: Model, rows: int, axes: Axes) -> bool:
@@ -98,21 +101,22 @@ def _side_by_side(model: Model, rows: int, axes: Axes) -> bool:
     return rows * model.parameters <= STACK_WORK and rows * model.size * _units(model.networks[0]) <= CHUNK_ENTRIES
 
 
-def _with_axis(said: Distribution) -> Distribution:
-    """The answers with a networks' axis in front."""
-    return Distribution(*(None if part is None else part.unsqueeze(0) for part in said))
+def _one(said: Said) -> Said:
+    """A network's answers with a networks' axis in front."""
+    return {name: Distribution(*(None if part is None else part.unsqueeze(0) for part in answer)) for name, answer in said.items()}
 
 
 def check_axes(model: Model, axes: Axes) -> None:
     """Raises Invalid or ModeUnavailable where the model cannot be asked at this point, before any row is looked at."""
     network_weights(axes, len(axes.members))
     if axes.dropout == "exact":
-        enumerable(model.networks[0].sites)
+        for member in axes.members:
+            enumerable(model.networks[member].sites)
 
 
 def droppable(model: Model) -> int:
-    """Units that training could drop."""
-    return sum(site.units for site in dropped_sites(model.networks[0].sites))
+    """Units that training could drop, in the member with most of them."""
+    return max(sum(site.units for site in dropped_sites(network.sites)) for network in model.networks)
 
 
 def networks_asked(model: Model, axes: Axes) -> int:
@@ -124,7 +128,8 @@ def networks_asked(model: Model, axes: Axes) -> int:
 def network_weights(axes: Axes, count: int) -> Tensor:
     """Weights of the networks: [K], shared among a member's masks, or [K, S] where a list names each network."""
     if isinstance(axes.weights, str):
-        return torch.full((count,), 1.0 / count, dtype=torch.float64)
+        shares = torch.tensor(axes.shares or (1.0,) * count, dtype=torch.float64)
+        return shares / shares.sum()
     if axes.dropout == "exact":
         raise ModeUnavailable("Every mask has its own probability; exact takes no list of weights.")
     if len(axes.weights) != count * drawn(axes):

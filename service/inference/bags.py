@@ -66,7 +66,7 @@ def tensors(inquiry: Inquiry, members: Sequence[int]) -> dict[str, Tensor]:
     bag = out_of_bag(spec, train, members)
     if bag is None or not bag.covered.any():
         return found
-    answers = inquiry.answers("train", Asking(members="all").axes(inquiry.model))
+    answers = inquiry.answers("train", Asking(members="all", weights="equal").axes(inquiry.model))
     found["out_of_bag.rows"] = torch.from_numpy(train[bag.covered])
     found["out_of_bag.members"] = torch.from_numpy(bag.unseen[:, bag.covered].sum(axis=0))
     for i, target in enumerate(inquiry.targets):

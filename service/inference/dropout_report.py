@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.inference.convergence import SIZES, running_errors
 from service.inference.decomposition import answer_errors, member_errors, member_squares, variance_decomposition
+from service.inference.masks import dropped_sites
 from service.inference.measuring import Answers, Inquiry, asked, center
 from service.seeds import derive
 from service.tricks.dropout import disconnected
@@ -27,7 +28,8 @@ def dropout(inquiry: Inquiry) -> dict[str, Any] | None:
     `arithmetic` and `geometric` are of 50 masks, `exact` and `exact_geometric` of all of them, where they can be enumerated. A
     gap is the mean absolute difference of two answers, in probability or in the target's unit.
     """
-    if not inquiry.model.drops or "test" not in inquiry.parts:
+    best = inquiry.model.networks[inquiry.model.best]
+    if not dropped_sites(best.sites) or "test" not in inquiry.parts:
         return None
     points = averages(inquiry)
     metrics = {name: inquiry.measure("test", axes) for name, axes in points.items()}
@@ -44,7 +46,7 @@ def dropout(inquiry: Inquiry) -> dict[str, Any] | None:
 
 def cut_off(inquiry: Inquiry) -> float | None:
     """The share of masks without a path from input to output; null with shortcuts, which the formula has no room for."""
-    return None if inquiry.model.spec.architecture.residual else disconnected(inquiry.model.networks[0].sites)
+    return None if inquiry.model.spec.architecture.residual else disconnected(inquiry.model.networks[inquiry.model.best].sites)
 
 
 def averages(inquiry: Inquiry) -> dict[str, Axes]:

@@ -23,7 +23,7 @@ def ensemble(inquiry: Inquiry, summaries: Sequence[Summary], measured: Sequence[
     if inquiry.model.size == 1 or "test" not in inquiry.parts:
         return None
     target, test = inquiry.targets[0], inquiry.parts["test"]
-    answer = inquiry.answers("test", Asking(members="all").axes(inquiry.model))[target.name]
+    answer = inquiry.answers("test", Asking(members="all", weights="equal").axes(inquiry.model))[target.name]
     found = member_errors(answer, target, inquiry.material, test)
     if found is None or not found[1].shape[1]:
         return None
@@ -53,7 +53,7 @@ def _likelihood(inquiry: Inquiry, measured: Sequence[Mapping[str, Any]]) -> Foun
     """
     name = inquiry.targets[0].name
     prefix = "" if len(inquiry.targets) == 1 else f"{name}."
-    together = inquiry.measure("test", Asking(members="all").axes(inquiry.model))
+    together = inquiry.measure("test", Asking(members="all", weights="equal").axes(inquiry.model))
     each = [own[f"{prefix}nll"] for own in measured if own.get(f"{prefix}nll") is not None]
     if together.get(f"{prefix}nll") is None or len(each) < len(measured):
         return None
@@ -80,7 +80,7 @@ def _out_of_bag(inquiry: Inquiry, members: Sequence[int]) -> tuple[float | None,
     bag = out_of_bag(inquiry.model.spec, train, members)
     if bag is None:
         return None, None
-    answer = inquiry.answers("train", Asking(members="all").axes(inquiry.model))[target.name]
+    answer = inquiry.answers("train", Asking(members="all", weights="equal").axes(inquiry.model))[target.name]
     known = (~target.missing(material.labels[target.name][torch.from_numpy(train)])).numpy()
     of_known = OutOfBag(train[known], bag.unseen[:, known])
     covered = of_known.covered

@@ -112,6 +112,8 @@ def _regression(answer: Numbers, truth: NDArray[np.float64], std: NDArray[np.flo
     members = None
     if kept is not None and kept.mean is not None and kept.variance is not None:
         members = {"mean": kept.mean.double().numpy(), "variance": kept.variance.double().numpy()}
+        if answer.weights is not None:
+            members["weights"] = answer.weights.numpy()
     found = metrics.regression(mean, truth, variance, members)
     if not found:
         return {}

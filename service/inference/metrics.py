@@ -82,7 +82,10 @@ def calibration_bins(confidence: Floats, correct: NDArray[np.bool_], bins: int =
 
 
 def regression(mean: Floats, truth: Floats, variance: Floats | None, members: Mapping[str, Floats] | None = None) -> dict[str, float]:
-    """Metrics of predictions [N, D] in the target's unit; nll is the density of the original target."""
+    """Metrics of predictions [N, D] in the target's unit; nll is the density of the original target.
+
+    `members` has their `mean` and `variance` [M, N, D], and perhaps positive `weights` [M].
+    """
     known = ~np.isnan(truth).any(1)
     mean, truth = mean[known], truth[known]
     if not len(truth):
@@ -99,7 +102,8 @@ def regression(mean: Floats, truth: Floats, variance: Floats | None, members: Ma
         found["nll"] = float(gaussian_nll(mean, variance[known], truth).mean())
     if members is not None:
         logs = -gaussian_nll(members["mean"][:, known], members["variance"][:, known], truth)
-        found["nll_mixture"] = float(-(np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))).mean())
+        weights = members.get("weights", np.full(len(logs), 1 / len(logs)))
+        found["nll_mixture"] = float(-np.logaddexp.reduce(logs + np.log(weights)[:, None], axis=0).mean())
     return found
 
 

@@ -48,6 +48,10 @@ class Model:
     classes: tuple[tuple[str, ...] | None, ...]
     networks: tuple[Network, ...]
     best: int
+    numbers: tuple[int, ...] = ()
+    """The members' numbers in their job, of which some may have been left out; empty: all of them, from 0."""
+    weights: tuple[float, ...] | None = None
+    """The members' weights in an answer of all, where selection chose them."""
     _forms: Forms = field(default_factory=Forms, init=False, repr=False, compare=False)
 
     @property
@@ -58,12 +62,16 @@ class Model:
     @property
     def drops(self) -> bool:
         """Whether any unit was dropped in training."""
-        return self.spec.architecture.drops
+        return any(site.rate for network in self.networks for site in network.sites)
 
     @property
     def regression(self) -> bool:
         """Whether any target is a number."""
         return any(target.task == "regression" for target in self.spec.targets or ())
+
+    def spec_of(self, i: int) -> TrainSpec:
+        """The spec that member i of the model was trained with."""
+        return self.spec.of(self.numbers[i] if self.numbers else i)
 
     @cached_property
     def parameters(self) -> int:
@@ -93,6 +101,8 @@ class Model:
             "widths": self.networks[0].spec.widths,
             "members": self.size,
             "best": self.best,
+            "numbers": self.numbers or tuple(range(self.size)),
+            "weights": self.weights,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -114,12 +124,15 @@ def rebuild(resolved: Mapping[str, Any], description: Mapping[str, Any], content
     tensors = load(content)
     spec = TrainSpec.model_validate(resolved)
     targets = spec.targets or ()
-    network_spec = NetworkSpec(spec.architecture, tuple(description["shape"]), targets, tuple(description["widths"]))
+    numbers = tuple(description.get("numbers", range(description["members"])))
+    shape, widths = tuple(description["shape"]), tuple(description["widths"])
+    specs = [NetworkSpec(spec.of(number).architecture, shape, targets, widths) for number in numbers]
     preprocess = Normalize(tensors["preprocess.shift"], tensors["preprocess.scale"])
     scales = [Scale(tensors[f"scales.{i}.mean"], tensors[f"scales.{i}.std"]) for i in range(len(targets))]
-    networks = tuple(_member(network_spec, preprocess, scales, tensors, i) for i in range(description["members"]))
+    networks = tuple(_member(each, preprocess, scales, tensors, i) for i, each in enumerate(specs))
     classes = tuple(tuple(names) if names is not None else None for names in description["classes"])
-    return Model(spec, Encoding.model_validate(description["encoding"]), classes, networks, description["best"])
+    weights = tuple(description["weights"]) if description.get("weights") is not None else None
+    return Model(spec, Encoding.model_validate(description["encoding"]), classes, networks, description["best"], numbers, weights)
 
 
 def _member(spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], tensors: Mapping[str, Tensor], i: int) -> Network:

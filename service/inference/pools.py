@@ -45,6 +45,8 @@ class Numbers:
     epistemic: Tensor | None
     members: Distribution | None
     """What every network said [M, N, D], when it was kept."""
+    weights: Tensor | None = None
+    """The networks' weights [M], with what they said."""
 
     @property
     def variance(self) -> Tensor | None:
@@ -110,6 +112,7 @@ class NumberPool:
 
     def __init__(self, *, keep: bool) -> None:
         self._kept: list[Distribution] | None = [] if keep else None
+        self._weights: list[Tensor] = []
         self._count = 0
         self._origin = torch.empty(0)
         self._shift: Tensor | None = None
@@ -131,13 +134,15 @@ class NumberPool:
         self._count += len(w)
         if self._kept is not None:
             self._kept.append(said)
+            self._weights.append(weights.double())
 
     def answer(self) -> Numbers:
         """Mean, mean variance, and the variance of the means (Lakshminarayanan 2017, section 2.4)."""
         if self._shift is None or self._square is None:
             raise TypeError("a pool without answers")
         spread = (self._square - self._shift.square()).clamp(min=0) if self._count > 1 else None
-        return Numbers(self._origin + self._shift, self._variance, spread, _stacked(self._kept))
+        weights = torch.cat(self._weights) if self._kept is not None else None
+        return Numbers(self._origin + self._shift, self._variance, spread, _stacked(self._kept), weights)
 
 
 def _plus(total: Tensor | None, part: Tensor) -> Tensor:
@@ -169,7 +174,7 @@ def joined(answers: list[Answer]) -> Answer:
     )
     aleatoric = side_by_side([answer.aleatoric for answer in numbers], 0)
     epistemic = side_by_side([answer.epistemic for answer in numbers], 0)
-    return Numbers(torch.cat([answer.mean for answer in numbers]), aleatoric, epistemic, said)
+    return Numbers(torch.cat([answer.mean for answer in numbers]), aleatoric, epistemic, said, numbers[0].weights)
 
 
 def side_by_side(parts: list[Tensor | None], axis: int) -> Tensor | None:

@@ -87,7 +87,8 @@ def _members(inquiry: Inquiry, summaries: Sequence[Summary]) -> list[dict[str, A
     for i, summary in enumerate(summaries):
         own = inquiry.measure("test", Asking(members=i).axes(inquiry.model)) if "test" in inquiry.parts else {}
         kept = ("member", "best", "best_epoch", "best_step", "stopped_epoch", "stop_reason")
-        shown.append({**own, **{key: summary[key] for key in kept}})
+        vary = inquiry.model.spec.ensemble.vary
+        shown.append({**own, **{key: summary[key] for key in kept}, "vary": vary.values(summary["member"]) if vary is not None else None})
     return shown
 
 
@@ -95,7 +96,7 @@ def _early_stopping(model: Model, summary: Summary) -> dict[str, Any] | None:
     """The best member's stopping point; null where nothing was monitored."""
     if model.spec.early_stopping is None:
         return None
-    optimizer = model.spec.optimizer
+    optimizer = model.spec_of(model.best).optimizer
     plain = isinstance(optimizer, SGD) and optimizer.momentum == 0
     return {
         "best_epoch": summary["best_epoch"],
@@ -150,8 +151,8 @@ def _sparsity(model: Model) -> dict[str, float]:
 def _penalties(model: Model) -> dict[str, float]:
     """Each penalty's part of the objective at the kept weights, mean over members."""
     found: dict[str, float] = {}
-    for network in model.networks:
-        for penalty in model.spec.regularizers:
+    for i, network in enumerate(model.networks):
+        for penalty in model.spec_of(i).regularizers:
             layers = matching(penalty.layers, list(network.layers()), spare_heads=penalty.spares_heads)
             value = float(penalty.value(weights_of(network, layers, everything=penalty.parameters == "all")))
             found[penalty.type] = found.get(penalty.type, 0.0) + value / model.size

@@ -65,6 +65,10 @@ class MLP(Value):
         """Whether training drops any unit."""
         return self.dropout is not None and (self.dropout.input > 0 or any(self.dropout.hidden_rates(len(self.hidden))))
 
+    def dropping(self, rate: float) -> "MLP":
+        """The same with this rate of dropping for all hidden units; inputs keep theirs."""
+        return self.model_copy(update={"dropout": (self.dropout or Dropout()).model_copy(update={"hidden": rate})})
+
     def weights(self, inputs: int) -> int:
         """How many weights the trunk has, counted without building it."""
         return sum(before * after for before, after in pairwise((inputs, *self.hidden)))

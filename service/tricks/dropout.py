@@ -59,17 +59,26 @@ class Sampled:
 
     The masks of several passes are drawn at once. How many depends on the site alone, so that neither a stack nor its
     size changes a member's numbers. `rows` is the most that a pass has; features of a stack are [K, .., rows, units].
+    `rates` has the members' own rates by site, where they differ.
     """
 
-    def __init__(self, streams: Sequence[torch.Generator], rows: int, *, stacked: bool = False) -> None:
+    def __init__(
+        self,
+        streams: Sequence[torch.Generator],
+        rows: int,
+        *,
+        stacked: bool = False,
+        rates: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         self._streams = list(streams)
         self._rows = rows
         self._stacked = stacked
+        self._rates = dict(rates or {})
         self._drawn: dict[str, _Drawn] = {}
 
     def __call__(self, x: Tensor, site: Site) -> Tensor:
         """x times the next mask of the site."""
-        if not site.rate:
+        if not (any(self._rates[site.name]) if site.name in self._rates else site.rate):
             return x
         drawn = self._drawn.get(site.name)
         if drawn is None or drawn.used == drawn.masks.shape[1]:
@@ -82,13 +91,16 @@ class Sampled:
         """Fresh masks; not in place of the old ones, which a backward pass may still need."""
         before = [stream.get_state() for stream in self._streams]
         passes = max(1, min(_MOST_PASSES, _BLOCK // (self._rows * site.units)))
-        masks = draw_masks((passes, self._rows, site.units), site.rate, self._streams)
+        shape = passes, self._rows, site.units
+        own = self._rates.get(site.name)
+        masks = draw_masks(shape, site.rate, self._streams) if own is None else draw_own_masks(shape, own, self._streams)
         return _Drawn(masks, before)
 
     def without(self, ended: Sequence[int]) -> "Sampled":
         """The gate of the stack that is left when the members at these places have ended, in the middle of its masks."""
         places = [place for place in range(len(self._streams)) if place not in ended]
-        left = Sampled([self._streams[place] for place in places], self._rows, stacked=self._stacked)
+        rates = {name: [own[place] for place in places] for name, own in self._rates.items()}
+        left = Sampled([self._streams[place] for place in places], self._rows, stacked=self._stacked, rates=rates)
         left._drawn = {
             name: _Drawn(drawn.masks[places], [drawn.before[place] for place in places], drawn.used) for name, drawn in self._drawn.items()
         }
@@ -135,12 +147,28 @@ def draw_masks(shape: tuple[int, ...] | torch.Size, rate: float, generators: Seq
     thereby a multiple of 2^-16, and the scale is that of the rounded rate.
     """
     dropped = steps_dropped(rate)
-    count = torch.Size(shape).numel()
-    words = torch.empty((len(generators), (count + 3) // 4), dtype=torch.int64, device=generators[0].device)
-    for own, generator in zip(words, generators, strict=True):
-        own.random_(-(2**63), None, generator=generator)
-    kept = words.view(torch.int16)[:, :count] >= dropped - STEPS // 2
+    kept = _bits(shape, generators) >= dropped - STEPS // 2
     return kept.to(torch.float32).mul_(STEPS / (STEPS - dropped)).view(len(generators), *shape)
+
+
+def draw_own_masks(shape: tuple[int, ...] | torch.Size, rates: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
+    """The same with a rate for each generator; those whose rate is 0 draw nothing, as by themselves."""
+    dropped = torch.tensor([steps_dropped(rate) for rate in rates], device=generators[0].device).unsqueeze(1)
+    kept = _bits(shape, [generator if rate else None for rate, generator in zip(rates, generators, strict=True)]) >= dropped - STEPS // 2
+    return kept.to(torch.float32).mul_((STEPS / (STEPS - dropped).double()).float()).view(len(generators), *shape)
+
+
+def _bits(shape: tuple[int, ...] | torch.Size, generators: Sequence[torch.Generator | None]) -> Tensor:
+    """Random int16 [K, entries of the shape], each row from its generator; 0 where there is none."""
+    count = torch.Size(shape).numel()
+    device = next((generator.device for generator in generators if generator is not None), torch.device("cpu"))
+    words = torch.empty((len(generators), (count + 3) // 4), dtype=torch.int64, device=device)
+    for own, generator in zip(words, generators, strict=True):
+        if generator is None:
+            own.zero_()
+        else:
+            own.random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[:, :count]
 
 
 def steps_dropped(rate: float) -> int:

@@ -68,6 +68,11 @@ class Asked(Protocol):
         """Whether any target is a number."""
         ...
 
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The members' weights, where they were chosen."""
+        ...
+
 
 class Axes(NamedTuple):
     """The point on both axes that answers: member indices, what becomes of dropout, and how to combine."""
@@ -80,6 +85,8 @@ class Axes(NamedTuple):
     samples: int
     seed: int
     weights: str | tuple[float, ...]
+    shares: tuple[float, ...] = ()
+    """The model's weights of the members, where it has some and they are asked for."""
 
     @property
     def random(self) -> bool:
@@ -117,7 +124,12 @@ class Asking(Value):
             raise ModeUnavailable("The network was trained without dropout.")
         if model.regression and self.combine != "arithmetic":
             raise ModeUnavailable(f"{self.combine} combines class probabilities; regression has the arithmetic mean.")
-        return Axes(mode, chosen, members, dropout, self.combine, self.samples, self.seed, self.weights)
+        found = Axes(mode, chosen, members, dropout, self.combine, self.samples, self.seed, self.weights)
+        if members != "all" or self.weights != "model" or model.weights is None:
+            return found
+        # Who has no weight is not asked.
+        asked = tuple(i for i in chosen if model.weights[i] > 0)
+        return found._replace(members=asked, shares=tuple(model.weights[i] for i in asked))
 
     def _point(self, model: Asked) -> tuple[str, str | int, DropoutAxis]:
         if self.members is not None or self.dropout is not None:

@@ -14,6 +14,8 @@ from service.values import ITEMS, Value
 Rate = Annotated[float, Field(gt=0, le=1000)]
 MOMENTS = "exp_avg_sq"
 """What torch calls the second moments of Adam in an optimizer's state."""
+Rates = Sequence[float] | None
+"""Learning rates of the members of a stack, where they differ."""
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -38,17 +40,19 @@ class SGD(Value):
     nesterov: bool = False
     """Whether the gradient is taken ahead of the momentum."""
 
-    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
+    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains)."""
         nesterov = self.nesterov and self.momentum > 0
-        return stepping.SGD([*weights, *others], lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True)
+        kind = stepping.SGD if rates is None else stepping.StaggeredSGD
+        built = kind([*weights, *others], lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True)
+        return _at(built, rates)
 
-    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], out: Sequence[Tensor]) -> Metric:
-        """Steps of lr / (1 - momentum), the gradient's own effective length.
+    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], out: Sequence[Tensor], *, place: int = 0) -> Metric:
+        """Steps of lr / (1 - momentum), the gradient's own effective length, for the member at that place.
 
         With the plain lr a penalty would weigh only 1 - momentum of what it says (decision 0009).
         """
-        return Metric(float(optimizer.param_groups[0]["lr"]) / (1 - self.momentum), [torch.ones((), device=room.device) for room in out])
+        return Metric(rate_of(optimizer, place) / (1 - self.momentum), [torch.ones((), device=room.device) for room in out])
 
 
 class _Adaptive(Value):
@@ -59,7 +63,7 @@ class _Adaptive(Value):
     betas: Annotated[tuple[Momentum, Momentum], ITEMS] = (0.9, 0.999)
     """Decay of the two moment estimates."""
 
-    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], out: Sequence[Tensor]) -> Metric:
+    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], out: Sequence[Tensor], *, place: int = 0) -> Metric:
         """Steps of lr / (sqrt(v_hat) + eps) for second moments v, written to `out`: a proximal step in Adam's own metric.
 
         With v_hat = v / b the step is lr sqrt(b) / (sqrt(v) + eps sqrt(b)), whose one factor is the same everywhere.
@@ -69,7 +73,7 @@ class _Adaptive(Value):
         for moment, room in zip(moments, out, strict=True):
             # 1 / (1 / sqrt(v)), since torch's sqrt on a CPU takes longer than both of these; v = 0 goes through infinity to 0.
             torch.rsqrt(moment, out=room).reciprocal_().add_(group["eps"] * correction)
-        return Metric(float(group["lr"]) * correction, list(out))
+        return Metric(rate_of(optimizer, place) * correction, list(out))
 
 
 class Adam(_Adaptive):
@@ -78,9 +82,10 @@ class Adam(_Adaptive):
     type: Literal["adam"] = "adam"
     """Adam."""
 
-    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
+    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains)."""
-        return stepping.Adam([*weights, *others], lr=self.learning_rate, betas=self.betas, fused=True)
+        kind = stepping.Adam if rates is None else stepping.StaggeredAdam
+        return _at(kind([*weights, *others], lr=self.learning_rate, betas=self.betas, fused=True), rates)
 
 
 class AdamW(_Adaptive):
@@ -91,10 +96,31 @@ class AdamW(_Adaptive):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decay of weights per step, times the learning rate."""
 
-    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor]) -> torch.optim.Optimizer:
+    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains), which do not decay."""
         groups = [{"params": list(weights), "weight_decay": self.weight_decay}, {"params": list(others), "weight_decay": 0.0}]
-        return stepping.AdamW([group for group in groups if group["params"]], lr=self.learning_rate, betas=self.betas, fused=True)
+        kind = stepping.AdamW if rates is None else stepping.StaggeredAdamW
+        return _at(kind([group for group in groups if group["params"]], lr=self.learning_rate, betas=self.betas, fused=True), rates)
+
+
+def rate_of(optimizer: torch.optim.Optimizer, place: int) -> float:
+    """The present learning rate of the member at that place of a stack, or of all."""
+    group = optimizer.param_groups[0]
+    return float(group["rates"][place] if "rates" in group else group["lr"])
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    """Set the learning rates of a stack's members, or the first as that of all."""
+    for group in optimizer.param_groups:
+        group["lr"] = rates[0]
+        if "rates" in group:
+            group["rates"] = list(rates)
+
+
+def _at(optimizer: torch.optim.Optimizer, rates: Rates) -> torch.optim.Optimizer:
+    for group in optimizer.param_groups if rates is not None else ():
+        group["rates"] = list(rates or ())
+    return optimizer
 
 
 class Constant(Value):

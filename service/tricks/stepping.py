@@ -27,6 +27,7 @@ class _Quick(torch.optim.Optimizer):
             self._held = self._hold()
             return found
         for group, some, held in zip(self.param_groups, gradients, self._held, strict=True):
+            self._count(held)
             self._apply(group, some, held)
         return None
 
@@ -46,6 +47,9 @@ class _Quick(torch.optim.Optimizer):
     def _names(self, group: dict[str, Any]) -> tuple[str, ...]:
         """What the kernel wants of a group's state."""
         raise NotImplementedError
+
+    def _count(self, held: _Lists) -> None:
+        """Count a step of one group, where its kernel wants to know."""
 
     def _apply(self, group: dict[str, Any], gradients: list[Any], held: _Lists) -> None:
         """A step of one group."""
@@ -81,9 +85,11 @@ class Adam(_Quick, torch.optim.Adam):
             lists[2:] = [list(counts), [counts]]
         return held
 
+    def _count(self, held: _Lists) -> None:
+        held[3][0].add_(1)
+
     def _apply(self, group: dict[str, Any], gradients: list[Any], held: _Lists) -> None:
-        means, squares, counts, (count,) = held
-        count.add_(1)
+        means, squares, counts, _ = held
         (beta1, beta2), named = group["betas"], {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
         self._kernel(group["params"], gradients, means, squares, [], counts, beta1=beta1, beta2=beta2, **named, **_UNUSED)
 
@@ -92,3 +98,68 @@ class AdamW(Adam, torch.optim.AdamW):
     """torch.optim.AdamW, fused."""
 
     _kernel = staticmethod(torch._fused_adamw_)
+
+
+class _Staggered(_Quick):
+    """For a stack [K, ...]: the kernel once for each member, on its slices, with its learning rate from the group's `rates`."""
+
+    _slices: list[list[tuple[list[Tensor], _Lists]]]
+    """By group and member, the parameters and what is held of them."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step on the present gradients."""
+        with torch.enable_grad():
+            found = closure() if closure is not None else None
+        if self._held is None:
+            self._begin()
+        for group, held, members in zip(self.param_groups, self._held or [], self._slices, strict=True):
+            gradients = list(zip(*(_gradient(parameter).unbind() for parameter in group["params"]), strict=True))
+            self._count(held)
+            for rate, (parameters, own), some in zip(group["rates"], members, gradients, strict=True):
+                self._apply({**group, "params": parameters, "lr": rate}, list(some), own)
+        return found
+
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _begin(self) -> None:
+        """State where there is none yet: zeros are what the first step of every kernel starts from."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                for name in self._names(group):
+                    shape = () if name == "step" else parameter.shape
+                    self.state[parameter].setdefault(name, torch.zeros(shape, device=parameter.device))
+        self._held = self._hold()
+        self._slices = [
+            list(zip(_by_member(group["params"], group["rates"]), self._cut(group, held), strict=True))
+            for group, held in zip(self.param_groups, self._held or [], strict=True)
+        ]
+
+    def _cut(self, group: dict[str, Any], held: _Lists) -> list[_Lists]:
+        """What is held of each member; counts of steps are shared."""
+        shapes = [parameter.shape for parameter in group["params"]]
+        cut = [_by_member(some, group["rates"]) if [each.shape for each in some] == shapes else None for some in held]
+        return [[some if own is None else own[place] for some, own in zip(held, cut, strict=True)] for place in range(len(group["rates"]))]
+
+
+def _by_member(tensors: list[Tensor], rates: Any) -> list[list[Tensor]]:
+    """The members' slices of tensors [K, ...]."""
+    return [[tensor[place] for tensor in tensors] for place in range(len(rates))]
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        raise ValueError("every parameter of a stack has a gradient")
+    return parameter.grad
+
+
+class StaggeredSGD(_Staggered, SGD):
+    """SGD with a learning rate for each member."""
+
+
+class StaggeredAdam(_Staggered, Adam):
+    """Adam with a learning rate for each member."""
+
+
+class StaggeredAdamW(_Staggered, AdamW):
+    """AdamW with a learning rate for each member."""

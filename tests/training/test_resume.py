@@ -49,6 +49,28 @@ JOBS: dict[str, dict[str, Any]] = {
     "overlapping proximal penalties": {
         "regularizers": [{"type": "elastic_net", "l1": 0.001, "l2": 0.01, "layers": ["head.*"]}, {"type": "l1", "alpha": 0.002}],
     },
+    "varied rates": {
+        "ensemble": {"size": 3, "vary": {"learning_rate": [0.002, 0.02], "dropout": [0.0, 0.5, 0.2]}},
+        "architecture": {"type": "mlp", "hidden": [12, 12], "dropout": {"input": 0.2}},
+        "schedule": {"type": "cosine"},
+        "regularizers": [{"type": "l1", "alpha": 0.001}, {"type": "max_norm", "limit": 1.0}],
+    },
+    "varied strengths": {
+        "ensemble": {"size": 3, "vary": {"alpha": [0.0, 0.01]}},
+        "regularizers": [{"type": "l2", "alpha": 0.001}, {"type": "elastic_net", "l1": 0.001, "l2": 0.001}],
+        "gradient_clip": {"norm": 0.5},
+    },
+    "varied rates and sgd": {
+        "ensemble": {"size": 3, "vary": {"learning_rate": [0.1, 0.01, 0.05], "alpha": [0.001, 0.1]}},
+        "regularizers": [{"type": "l2", "alpha": 0.01, "decoupled": True}, {"type": "elastic_net", "l1": 0.001, "l2": 0.0}],
+        "optimizer": {"type": "sgd"},
+    },
+    "varied rates and adamw": {
+        "ensemble": {"size": 3, "vary": {"learning_rate": [0.3, 0.001]}},
+        "optimizer": {"type": "adamw", "weight_decay": 0.1},
+        "early_stopping": {"patience": 1},
+        "epochs": 12,
+    },
     "adversarial": {"adversarial_training": {"method": "fgsm", "epsilon": 1.0}},
     "clipping": {"gradient_clip": {"norm": 0.5}},
     "early stopping": {"optimizer": {"type": "adam", "learning_rate": 0.3}, "early_stopping": {"patience": 1}, "epochs": 30},

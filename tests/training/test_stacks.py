@@ -74,6 +74,12 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
     "leaving": STEEP,
     "penalties": {"regularizers": [{"type": "l1", "alpha": 1e-3}, {"type": "max_norm", "limit": 1.0}]},
     "adversarial": {"adversarial_training": {"method": "fgsm", "epsilon": 0.1}},
+    "varied": {
+        "ensemble": {"size": 5, "vary": {"learning_rate": [0.05, 0.002], "dropout": [0.0, 0.5, 0.3], "alpha": [0.0, 0.001]}},
+        "regularizers": [{"type": "l1", "alpha": 1e-3}, {"type": "max_norm", "limit": 1.0}],
+        "early_stopping": {"patience": 1},
+        "epochs": 30,
+    },
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.tricks.dropout import SCALED, Dropout, Replayed, Sampled, Site, disconnected, draw_mask
+from service.tricks.dropout import SCALED, Dropout, Replayed, Sampled, Site, disconnected, draw_mask, draw_own_masks
 
 RATES = [0.005, 0.05, 0.2, 0.5, 0.8, 0.999]
 
@@ -93,6 +93,16 @@ def test_replayed_masks_put_their_axis_in_front() -> None:
 def test_one_rate_stands_for_all_layers() -> None:
     assert Dropout.model_validate({"hidden": 0.5}).hidden_rates(3) == (0.5, 0.5, 0.5)
     assert Dropout.model_validate({"hidden": [0.1, 0.2]}).hidden_rates(2) == (0.1, 0.2)
+
+
+def test_masks_at_rates_of_their_own_are_those_of_each_rate() -> None:
+    """Streams included: nothing is drawn for a rate of 0."""
+    rates = (0.5, 0.0, 0.2, 1e-9)
+    mine, theirs = [stream(i) for i in range(4)], [stream(i) for i in range(4)]
+    masks = draw_own_masks((7, 13), rates, mine)
+    for own, rate, generator in zip(masks, rates, theirs, strict=True):
+        assert torch.equal(own, draw_mask((7, 13), rate, generator) if rate else torch.ones(7, 13))
+    assert [each.get_state().tolist() for each in mine] == [each.get_state().tolist() for each in theirs]
 
 
 LAYOUTS = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.tricks.optimization import SGD, Adam, AdamW, Optimizer
+from service.tricks.optimization import SGD, Adam, AdamW, Optimizer, rate_of, set_rates
 
 # What each is called in torch, with the options that its spec stands for.
 PEERS: dict[str, tuple[Any, Any]] = {
@@ -66,3 +66,32 @@ def test_a_closure_is_called_with_gradients() -> None:
 
     assert optimizer.step(closure) == 5.0
     torch.testing.assert_close(w.detach(), torch.tensor([0.5, 1.0]))
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_members_with_rates_of_their_own_step_as_by_themselves(name: str) -> None:
+    """Bit by bit, through a change of rates and a checkpoint."""
+    spec, rates = PEERS[name][0], [0.1, 0.003, 0.02]
+    generator = torch.Generator().manual_seed(3)
+    stacked = [torch.randn(3, *shape, generator=generator) for shape in ((5, 3), (2, 5), (5,))]
+    single = [[each[k].clone() for each in stacked] for k in range(3)]
+    together = spec.build(stacked[:2], stacked[2:], rates=rates)
+    alone = [spec.model_copy(update={"learning_rate": rate}).build(own[:2], own[2:]) for rate, own in zip(rates, single, strict=True)]
+    for step in range(9):
+        factor = 1 / (1 + step)
+        if step == 4:
+            again = spec.build(stacked[:2], stacked[2:], rates=[1.0, 1.0, 1.0])
+            again.load_state_dict(deepcopy(together.state_dict()))
+            together = again
+            assert [rate_of(together, k) for k in range(3)] == [rate / step for rate in rates], "rates come with the state"
+        set_rates(together, [rate * factor for rate in rates])
+        for each in stacked:
+            each.grad = torch.randn(each.shape, generator=generator)
+        for k, (optimizer, own) in enumerate(zip(alone, single, strict=True)):
+            set_rates(optimizer, [rates[k] * factor])
+            for whole, each in zip(stacked, own, strict=True):
+                each.grad = whole.grad[k].clone()
+            optimizer.step()
+        together.step()
+        for k, own in enumerate(single):
+            assert all(torch.equal(whole[k], each) for whole, each in zip(stacked, own, strict=True)), (step, k)

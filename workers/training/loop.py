@@ -15,11 +15,12 @@ from service.inference.material import Material
 from service.nets.base import BatchNorm
 from service.nets.network import Network
 from service.tricks.dropout import SCALED
-from service.tricks.optimization import Constant
+from service.tricks.optimization import Constant, rate_of, set_rates
 from service.tricks.stopping import Patience
 from workers.training.batches import Batches, Labels, batch_rows
 from workers.training.evaluation import Evaluation, Values
 from workers.training.objective import DataLoss, Penalties
+from workers.training.own_penalties import OwnPenalties
 from workers.training.run import Member, Run
 
 
@@ -68,7 +69,11 @@ class Task:
         self.beat = beat
         self.batches = Batches(material.inputs, material.labels, rows, size=batch_rows(material), device=device)
         self.loss = DataLoss(spec.targets or (), material.labels)
-        self.penalties = Penalties(spec, run.network)
+        own = [spec.of(member.number) for member in run.members]
+        self.rates = [each.optimizer.learning_rate for each in own]
+        """The members' learning rates, before the schedule."""
+        apart = run.network.members is not None and spec.ensemble.varies("learning_rate", "alpha")
+        self.penalties = OwnPenalties(own, run.network) if apart else Penalties(own[0], run.network)
         self.parameters = list(run.network.parameters())
         self.modal = any(isinstance(module, BatchNorm) for module in run.network.modules())
         """Whether training and evaluation differ in more than dropout, which is an argument."""
@@ -78,7 +83,7 @@ class Task:
         self.every = len(self.batches)
         self.scheduled = not isinstance(spec.schedule, Constant)
         self.steps = min(spec.epochs * len(self.batches), spec.max_steps or spec.epochs * len(self.batches))
-        self.gate = run.gate if spec.architecture.drops else SCALED
+        self.gate = run.gate if spec.drops else SCALED
         self.curves = {"train.loss", "validation.loss", spec.monitored or "validation.loss"}
         self.evaluate = Evaluation(material, sum(site.units for site in run.network.sites), device, beat)
 
@@ -128,8 +133,7 @@ def step(run: Run, task: Task, x: Tensor, labels: Labels) -> Tensor:
     (loss if loss.ndim == 0 else loss.sum()).backward()
     if task.scheduled:
         factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)
-        for group in run.optimizer.param_groups:
-            group["lr"] = spec.optimizer.learning_rate * factor
+        set_rates(run.optimizer, [rate * factor for rate in task.rates])
     with torch.no_grad():
         task.penalties.add_gradients()
         if spec.gradient_clip is not None:
@@ -181,7 +185,7 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
     run.order = None
     measured: dict[int, Values] = {}
     for place, member in enumerate(run.members):
-        values = {"train.loss": losses[place] / rows, "learning_rate": float(run.optimizer.param_groups[0]["lr"])}
+        values = {"train.loss": losses[place] / rows, "learning_rate": rate_of(run.optimizer, place)}
         penalties = task.penalties.values(place)
         values["train.objective"] = values["train.loss"] + sum(penalties.values())
         values |= {f"penalty.{name}": value for name, value in penalties.items()}

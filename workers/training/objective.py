@@ -42,7 +42,7 @@ class Penalties:
     def __init__(self, spec: TrainSpec, network: Network) -> None:
         names, self._members = list(network.layers()), network.members
         bound = [
-            _Bound(penalty, network, matching(penalty.layers, names, spare_heads=penalty.spares_heads)) for penalty in spec.regularizers
+            Bound(penalty, network, matching(penalty.layers, names, spare_heads=penalty.spares_heads)) for penalty in spec.regularizers
         ]
         # A constraint comes last: its order must not depend on that of the list.
         self._bound = sorted(bound, key=lambda each: each.penalty.projects)
@@ -104,7 +104,7 @@ class Penalties:
         return found
 
 
-class _Bound:
+class Bound:
     """A penalty and the parameters that it acts on; a proximal one also their places in one buffer."""
 
     def __init__(self, penalty: Regularizer, network: Network, layers: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from service.data.columns import stored
-from service.inference import bags, report, report_page
+from service.inference import bags, report, report_page, selection
 from service.inference.material import Material, prepare
 from service.inference.measuring import Inquiry
 from service.inference.model import Model, serving
@@ -35,10 +35,12 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
     if not summaries:
         return Done({"model": None, "result": {}, "best": None, "stop_reason": next(iter(ordered), "user_stop")})
     material = prepare(spec, stored(assignment.store, assignment.dataset_id))
-    model = gather(material, assignment.store, summaries)
-    link.send(Progress(1.0, 0, model.size, None, "evaluating", None))
-    inquiry = Inquiry(model, material, lambda: link.progress(Progress(1.0, 0, model.size, None, "evaluating", None)))
+    gathered, evaluating = gather(material, assignment.store, summaries), Progress(1.0, 0, len(summaries), None, "evaluating", None)
+    link.send(evaluating)
+    model, steps = selection.select(Inquiry(gathered, material, lambda: link.progress(evaluating)))
+    inquiry = Inquiry(model, material, lambda: link.progress(evaluating))
     measured = report.build(inquiry, summaries)
+    measured["selection"] = selection.report(inquiry, steps)
     histories = {int(summary["member"]): json.loads(assignment.store.read(summary["history"])) for summary in summaries}
     link.send(Progress(1.0, 0, model.size, None, "publishing", None))
     about = _about(model)
@@ -62,10 +64,11 @@ def gather(material: Material, store: Store, summaries: list[Summary]) -> Model:
     """The model of the members' kept weights."""
     networks = []
     for summary in summaries:
-        network = build(material, None)
+        network = build(material, None, member=int(summary["member"]))
         network.load(unpack(store.read(summary["file"])))
         networks.append(serving(network))
-    return Model(material.spec, material.encoding, material.classes, tuple(networks), best_member(material.spec, summaries))
+    best, numbers = best_member(material.spec, summaries), tuple(int(summary["member"]) for summary in summaries)
+    return Model(material.spec, material.encoding, material.classes, tuple(networks), best, numbers)
 
 
 def best_member(spec: TrainSpec, summaries: list[Summary]) -> int:

@@ -100,8 +100,9 @@ class Run:
         """Take members out of the stack, between two epochs; the numbers of the others stay what they are."""
         gone = [place for place, member in enumerate(self.members) if member in members]
         left = [place for place in range(len(self.members)) if place not in gone]
+        numbers = [self.members[place].number for place in left]
         learned = {name: tensor.detach()[left] for name, tensor in self.network.learned().items()}
-        network = stack([build(material, None) for _ in left]).to(next(iter(learned.values())).device)
+        network = stack([build(material, None, member=number) for number in numbers]).to(next(iter(learned.values())).device)
         network.load(learned)
         shapes = [parameter.shape for group in self.optimizer.param_groups for parameter in group["params"]]
         state = self.optimizer.state_dict()
@@ -109,7 +110,10 @@ class Run:
             i: {name: value[left] if isinstance(value, Tensor) and value.shape == shapes[i] else value for name, value in held.items()}
             for i, held in state["state"].items()
         }
-        self.network, self.optimizer = network, optimizer_of(material, network)
+        for group in state["param_groups"]:
+            if "rates" in group:
+                group["rates"] = [group["rates"][place] for place in left]
+        self.network, self.optimizer = network, optimizer_of(material, network, numbers)
         self.optimizer.load_state_dict(state)
         self.members, self.gate = [self.members[place] for place in left], self.gate.without(gone)
 
@@ -153,23 +157,32 @@ def start(material: Material, members: Sequence[int], device: torch.device, *, s
         return torch.Generator("cpu" if name == "order" else device).manual_seed(seed(member, name))
 
     made = [Member(number, {name: stream(number, name) for name in STREAMS}) for number in members]
-    networks = [build(material, torch.Generator().manual_seed(seed(number, "init"))) for number in members]
+    networks = [build(material, torch.Generator().manual_seed(seed(number, "init")), member=number) for number in members]
     network = (stack(networks) if stacked else networks[0]).to(device)
-    gate = Sampled([member.streams["masks"] for member in made], batch_rows(material), stacked=stacked)
-    return Run(made, network, optimizer_of(material, network), gate)
+    own = _rates(networks) if stacked and spec.ensemble.varies("dropout") else None
+    gate = Sampled([member.streams["masks"] for member in made], batch_rows(material), stacked=stacked, rates=own)
+    return Run(made, network, optimizer_of(material, network, members), gate)
 
 
-def build(material: Material, generator: torch.Generator | None) -> Network:
-    """A network of the material's shapes and scales; without a generator its weights stay unset."""
-    return Network(material.network, material.preprocess, material.scales, generator)
+def build(material: Material, generator: torch.Generator | None, *, member: int = 0) -> Network:
+    """The member's network, of the material's shapes and scales; without a generator its weights stay unset."""
+    spec = material.network._replace(architecture=material.spec.of(member).architecture)
+    return Network(spec, material.preprocess, material.scales, generator)
 
 
-def optimizer_of(material: Material, network: Network) -> torch.optim.Optimizer:
-    """The spec's optimizer of a network's parameters, weights apart from biases and gains."""
+def optimizer_of(material: Material, network: Network, members: Sequence[int]) -> torch.optim.Optimizer:
+    """The members' optimizer of a network's parameters, weights apart from biases and gains."""
     parameters = list(network.parameters())
     weights = [parameter for parameter in parameters if is_weight(network, parameter)]
     others = [parameter for parameter in parameters if not is_weight(network, parameter)]
-    return material.spec.optimizer.build(weights, others)
+    rates = [material.spec.of(member).optimizer.learning_rate for member in members]
+    apart = network.members is not None and material.spec.ensemble.varies("learning_rate")
+    return material.spec.of(members[0]).optimizer.build(weights, others, rates=rates if apart else None)
+
+
+def _rates(networks: Sequence[Network]) -> dict[str, list[float]]:
+    """By site, each network's rate of dropping."""
+    return {sites[0].name: [site.rate for site in sites] for sites in zip(*(network.sites for network in networks), strict=True)}
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
