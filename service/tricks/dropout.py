@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BeforeValidator
 from torch import Tensor
 
@@ -146,16 +148,26 @@ def draw_masks(shape: tuple[int, ...] | torch.Size, rate: float, generators: Seq
     Bits are drawn as 64-bit words and cut into four, a quarter of the cost of one uniform number each; the rate is
     thereby a multiple of 2^-16, and the scale is that of the rounded rate.
     """
-    dropped = steps_dropped(rate)
-    kept = _bits(shape, generators) >= dropped - STEPS // 2
-    return kept.to(torch.float32).mul_(STEPS / (STEPS - dropped)).view(len(generators), *shape)
+    return _masks(_bits(shape, generators), np.array([rate])).view(len(generators), *shape)
 
 
 def draw_own_masks(shape: tuple[int, ...] | torch.Size, rates: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
     """The same with a rate for each generator; those whose rate is 0 draw nothing, as by themselves."""
-    dropped = torch.tensor([steps_dropped(rate) for rate in rates], device=generators[0].device).unsqueeze(1)
-    kept = _bits(shape, [generator if rate else None for rate, generator in zip(rates, generators, strict=True)]) >= dropped - STEPS // 2
-    return kept.to(torch.float32).mul_((STEPS / (STEPS - dropped).double()).float()).view(len(generators), *shape)
+    bits = _bits(shape, [generator if rate else None for rate, generator in zip(rates, generators, strict=True)])
+    return _masks(bits, np.array(rates)).view(len(generators), *shape)
+
+
+def _masks(bits: Tensor, rates: NDArray[np.float64]) -> Tensor:
+    """What is kept, scaled, of random int16 [K, entries], by the rate of each row or one for all."""
+    dropped = np.array([[steps_dropped(rate)] for rate in rates.tolist()])
+    least, scale = (dropped - STEPS // 2).astype(np.int16), (STEPS / (STEPS - dropped)).astype(np.float32)
+    if bits.device.type != "cpu":
+        return (bits >= torch.from_numpy(least).to(bits.device)).float().mul_(torch.from_numpy(scale).to(bits.device))
+    # numpy takes a fifth of the time that torch's comparison and conversion take.
+    masks = np.empty(bits.shape, dtype=np.float32)
+    masks[...] = bits.numpy() >= least
+    masks *= scale
+    return torch.from_numpy(masks)
 
 
 def _bits(shape: tuple[int, ...] | torch.Size, generators: Sequence[torch.Generator | None]) -> Tensor:
