@@ -20,7 +20,7 @@ from service.values import ITEMS, DropRate, Value
 
 STEPS = 2**16
 """A rate is a multiple of 1 / STEPS when masks are drawn."""
-_BLOCK, _MOST_PASSES = 2**16, 16
+_BLOCK, _MOST_PASSES = 2**17, 16
 """Entries of a member's masks that are drawn at once, about what stays in a processor's cache, and for at most how many passes."""
 
 
@@ -49,9 +49,9 @@ class Scaled:
 
 @dataclass
 class _Drawn:
-    """Masks of several passes at one site, [K, passes, rows, units], and from where in each member's stream they came."""
+    """Masks of several passes at one site, [K, rows, units] each, and from where in each member's stream they came."""
 
-    masks: Tensor
+    passes: list[Tensor]
     before: list[Tensor]
     used: int = 0
 
@@ -83,11 +83,11 @@ class Sampled:
         if not (any(self._rates[site.name]) if site.name in self._rates else site.rate):
             return x
         drawn = self._drawn.get(site.name)
-        if drawn is None or drawn.used == drawn.masks.shape[1]:
+        if drawn is None or drawn.used == len(drawn.passes):
             drawn = self._drawn[site.name] = self._draw(site)
-        mask = drawn.masks[:, drawn.used, : x.shape[-2]]
+        mask, rows = drawn.passes[drawn.used], x.shape[-2]
         drawn.used += 1
-        return x * (mask if self._stacked else mask[0])
+        return x * (mask if rows == self._rows else mask[..., :rows, :])
 
     def _draw(self, site: Site) -> _Drawn:
         """Fresh masks; not in place of the old ones, which a backward pass may still need."""
@@ -96,7 +96,7 @@ class Sampled:
         shape = passes, self._rows, site.units
         own = self._rates.get(site.name)
         masks = draw_masks(shape, site.rate, self._streams) if own is None else draw_own_masks(shape, own, self._streams)
-        return _Drawn(masks, before)
+        return _Drawn(list(masks.unbind(1) if self._stacked else masks[0]), before)
 
     def without(self, ended: Sequence[int]) -> "Sampled":
         """The gate of the stack that is left when the members at these places have ended, in the middle of its masks."""
@@ -104,7 +104,8 @@ class Sampled:
         rates = {name: [own[place] for place in places] for name, own in self._rates.items()}
         left = Sampled([self._streams[place] for place in places], self._rows, stacked=self._stacked, rates=rates)
         left._drawn = {
-            name: _Drawn(drawn.masks[places], [drawn.before[place] for place in places], drawn.used) for name, drawn in self._drawn.items()
+            name: _Drawn([masks[places] for masks in drawn.passes], [drawn.before[place] for place in places], drawn.used)
+            for name, drawn in self._drawn.items()
         }
         return left
 

@@ -33,8 +33,37 @@ def unpack(content: bytes) -> dict[str, Tensor]:
     return load(content)
 
 
+class Buffers:
+    """Copies of what a checkpoint holds, tensors into memory of the copy before: fresh memory takes longer than the copy."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[Any, ...], Tensor] = {}
+
+    def copy(self, value: Any) -> Any:
+        """The value with all its tensors and containers copied; good until the next call."""
+        fresh: dict[tuple[Any, ...], Tensor] = {}
+        copied = self._copy(value, (), fresh)
+        self._tensors = fresh
+        return copied
+
+    def _copy(self, value: Any, place: tuple[Any, ...], fresh: dict[tuple[Any, ...], Tensor]) -> Any:
+        if isinstance(value, Tensor):
+            buffer = self._tensors.get(place)
+            if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+                buffer = torch.empty_like(value, device="cpu", memory_format=torch.contiguous_format, requires_grad=False)
+            fresh[place] = buffer
+            return buffer.copy_(value.detach())
+        if isinstance(value, dict):
+            return {key: self._copy(part, (*place, key), fresh) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            if value and all(isinstance(part, int | float) for part in value):
+                return type(value)(value)
+            return type(value)(self._copy(part, (*place, i), fresh) for i, part in enumerate(value))
+        return value
+
+
 class Writer:
-    """Writes checkpoints on a thread of its own; the training thread pays for a copy in memory.
+    """Writes checkpoints on a thread of its own; the training thread pays for a copy into memory that is there already.
 
     A save asked for while one is being written is left out: the next epoch's end comes soon.
     """
@@ -44,7 +73,7 @@ class Writer:
         self._prefix = prefix
         self._committed = committed
         self._thread: threading.Thread | None = None
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers = Buffers()
         self._count = 0
         self._failure: BaseException | None = None
 
@@ -53,28 +82,24 @@ class Writer:
         """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def save(self, weights: dict[str, Tensor], rest: dict[str, Any], about: Record) -> None:
-        """Copy now, write soon."""
+    def save(self, weights: dict[str, Tensor], rest: dict[str, Any], about: Record, *, lasting: str = "") -> None:
+        """Copy now, write soon; weights whose names begin with `lasting` are not copied, since nobody writes to them."""
         self.wait()
-        for name, tensor in weights.items():
-            if name in self._buffers and self._buffers[name].shape == tensor.shape:
-                self._buffers[name].copy_(tensor)
-            else:
-                self._buffers[name] = tensor.detach().clone().cpu()
-        packed = io.BytesIO()
-        torch.save(rest, packed)
+        moving = {name: tensor for name, tensor in weights.items() if not (lasting and name.startswith(lasting))}
+        held = self._buffers.copy({"weights": moving, "rest": rest})
+        held["weights"] = {name: held["weights"].get(name, tensor) for name, tensor in weights.items()}
         self._count += 1
         name = f"{self._prefix}/{self._count:06d}"
-        self._buffers = {name: self._buffers[name] for name in weights}
-        held = dict(self._buffers)
-        self._thread = threading.Thread(target=self._write, args=(name, held, packed.getvalue(), about), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(name, held, about), name="checkpoint")
         self._thread.start()
 
-    def _write(self, name: str, weights: dict[str, Tensor], rest: bytes, about: Record) -> None:
+    def _write(self, name: str, held: dict[str, Any], about: Record) -> None:
         try:
+            state = io.BytesIO()
+            torch.save(held["rest"], state)
             files = {
-                "weights": write_bytes(self._store, f"{name}.safetensors", pack(weights)),
-                "state": write_bytes(self._store, f"{name}.state", rest),
+                "weights": write_bytes(self._store, f"{name}.safetensors", pack(held["weights"])),
+                "state": write_bytes(self._store, f"{name}.state", state.getvalue()),
             }
             self._committed({**about, "files": files})
         except BaseException as error:
@@ -90,7 +115,7 @@ class Writer:
     def finish(self) -> None:
         """Forget the buffers: the next member has its own."""
         self.wait()
-        self._buffers.clear()
+        self._buffers = Buffers()
 
 
 def newest(record: Record | None, load: Callable[[Record], T], say: Callable[[str, str], None]) -> tuple[Record, T] | None:

@@ -16,7 +16,7 @@ from workers.messages import Assignment, Checkpointed, Done, Drained, Progress
 from workers.training.checkpointing import Writer, newest, pack, read, write_bytes
 from workers.training.link import Link
 from workers.training.loop import Epoch, Task, train
-from workers.training.run import Member, Run, build, start
+from workers.training.run import BEST, Member, Run, build, start
 
 LONG_EPOCH_S = 30.0
 ORDERED = ("user_stop", "time_limit")
@@ -111,7 +111,7 @@ class Shard:
     def _checkpoint(self, run: Run) -> None:
         weights, rest = run.capture()
         about = {"members": [m.number for m in run.members], "done": list(self.done), "epoch": run.epoch, "step": run.step}
-        self.writer.save(weights, rest, about)
+        self.writer.save(weights, rest, about, lasting=BEST)
         self._saved, self._saves = time.monotonic(), self._saves + 1
 
     def _close(self, member: Member, run: Run) -> None:

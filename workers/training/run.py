@@ -13,6 +13,8 @@ from service.tricks.dropout import Sampled
 from service.tricks.stopping import Patience
 from workers.training.batches import batch_rows
 
+BEST = "best."
+"""What the names of the best weights begin with in a checkpoint."""
 STREAMS = ("order", "masks", "augmentation")
 
 
@@ -88,13 +90,8 @@ class Run:
         return learned if self.network.members is None else {name: tensor[place] for name, tensor in learned.items()}
 
     def keep_best(self, place: int) -> None:
-        """Remember the present weights of the member at that place; the buffers are made once."""
-        learned, member = self.learned(place), self.members[place]
-        if not member.best:
-            member.best = {name: tensor.detach().clone() for name, tensor in learned.items()}
-            return
-        with torch.no_grad():
-            torch._foreach_copy_([member.best[name] for name in learned], list(learned.values()))
+        """Remember the present weights of the member at that place, in memory of their own: a checkpoint may hold the last ones."""
+        self.members[place].best = {name: tensor.detach().clone() for name, tensor in self.learned(place).items()}
 
     def leave(self, members: Sequence[Member], material: Material) -> None:
         """Take members out of the stack, between two epochs; the numbers of the others stay what they are."""
@@ -121,7 +118,7 @@ class Run:
         """Weights (present and best) by name, and the rest as tensors and plain values."""
         weights = {f"now.{name}": tensor for name, tensor in self.network.learned().items()}
         for member in self.members:
-            weights |= {f"best.{member.number}.{name}": tensor for name, tensor in member.best.items()}
+            weights |= {f"{BEST}{member.number}.{name}": tensor for name, tensor in member.best.items()}
         rest = {
             "members": [member.capture() for member in self.members],
             "optimizer": self.optimizer.state_dict(),
@@ -141,7 +138,7 @@ class Run:
         self.gate.restore(rest["masks"], self.network.sites)  # leaves the streams elsewhere: they are set after it
         for member, captured in zip(self.members, rest["members"], strict=True):
             member.restore(captured)
-            member.best = {name: tensor.clone() for name, tensor in _below(f"best.{member.number}.", weights).items()}
+            member.best = {name: tensor.clone() for name, tensor in _below(f"{BEST}{member.number}.", weights).items()}
         self.order, self.position = rest["order"], rest["position"]
         self.epoch, self.step, self.loss = rest["epoch"], rest["step"], rest["loss"]
 
