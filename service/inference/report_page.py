@@ -61,15 +61,19 @@ def _tests(measured: Found, spec: Found) -> Html:
 
 
 def _members(measured: Found, spec: Found) -> Html:
-    """Each member's stopping point and its own test metrics."""
+    """Each member's own values and weight where it has them, its stopping point and its own test metrics."""
     target, prefix = named_targets(spec)[0]
     columns = COLUMNS[target["task"]][:2] if measured["modes"] else ()
+    varied = tuple((measured["members"][0].get("vary") or {}) if measured["members"] else {})
+    weights = (measured.get("selection") or {}).get("weights")
     rows = []
-    for found in measured["members"]:
+    for place, found in enumerate(measured["members"]):
         reason = found["stop_reason"].replace("_", " ")
         own = (found.get(prefix + column) for column in columns)
-        rows.append([found["member"], found["best_epoch"], found["stopped_epoch"], reason, *own])
-    heads = ("member", "kept epoch", "of", "ended by", *columns)
+        values = [found["vary"][name] for name in varied] + ([weights[place]] if weights else [])
+        rows.append([found["member"], *values, found["best_epoch"], found["stopped_epoch"], reason, *own])
+    chosen = ("weight",) if weights else ()
+    heads = ("member", *(name.replace("_", " ") for name in varied), *chosen, "kept epoch", "of", "ended by", *columns)
     caption = "epochs, and metrics on test" if columns else ""
     return section("Members" if len(rows) > 1 else "Training", table(heads, rows, caption=caption), _stopping(measured["early_stopping"]))
 

@@ -1,5 +1,6 @@
 """A small sweep in one job: members that vary, chosen on validation, weighed in answers."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,9 @@ def test_weights_of_a_request(desk: Desk, job: Any) -> None:
     np.testing.assert_allclose(asked(weights=[1, 0, 0, 3]), 0.25 * each[0] + 0.75 * each[3], rtol=1e-6)
     refused = desk.http.post(f"/api/v1/models/{job['model']}/predict", json={"inputs": inputs, "weights": [1, 2]})
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/weights")
+
+
+def test_the_reports_page_shows_what_members_had_and_weigh(desk: Desk, job: Any) -> None:
+    page = desk.http.get(f"/api/v1/models/{job['model']}/report.html").text
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", page[page.index(">Members<") :])
+    assert heads[:5] == ["member", "learning rate", "dropout", "alpha", "weight"]
