@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -40,10 +40,12 @@ class SGD(Value):
     nesterov: bool = False
     """Whether the gradient is taken ahead of the momentum."""
 
-    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None) -> torch.optim.Optimizer:
+    def build(
+        self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None, stacked: bool = False
+    ) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains)."""
         nesterov = self.nesterov and self.momentum > 0
-        kind = stepping.SGD if rates is None else stepping.StaggeredSGD
+        kind = _kind((stepping.SGD, stepping.StackedSGD, stepping.StaggeredSGD), rates, stacked)
         built = kind([*weights, *others], lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True)
         return _at(built, rates)
 
@@ -82,9 +84,11 @@ class Adam(_Adaptive):
     type: Literal["adam"] = "adam"
     """Adam."""
 
-    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None) -> torch.optim.Optimizer:
+    def build(
+        self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None, stacked: bool = False
+    ) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains)."""
-        kind = stepping.Adam if rates is None else stepping.StaggeredAdam
+        kind = _kind((stepping.Adam, stepping.StackedAdam, stepping.StaggeredAdam), rates, stacked)
         return _at(kind([*weights, *others], lr=self.learning_rate, betas=self.betas, fused=True), rates)
 
 
@@ -96,10 +100,12 @@ class AdamW(_Adaptive):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decay of weights per step, times the learning rate."""
 
-    def build(self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None) -> torch.optim.Optimizer:
+    def build(
+        self, weights: Sequence[Tensor], others: Sequence[Tensor], *, rates: Rates = None, stacked: bool = False
+    ) -> torch.optim.Optimizer:
         """The optimizer of a network's weights and of its other parameters (biases, gains), which do not decay."""
         groups = [{"params": list(weights), "weight_decay": self.weight_decay}, {"params": list(others), "weight_decay": 0.0}]
-        kind = stepping.AdamW if rates is None else stepping.StaggeredAdamW
+        kind = _kind((stepping.AdamW, stepping.StackedAdamW, stepping.StaggeredAdamW), rates, stacked)
         return _at(kind([group for group in groups if group["params"]], lr=self.learning_rate, betas=self.betas, fused=True), rates)
 
 
@@ -115,6 +121,11 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
         group["lr"] = rates[0]
         if "rates" in group:
             group["rates"] = list(rates)
+
+
+def _kind(kinds: Sequence[type[Any]], rates: Rates, stacked: bool) -> type[Any]:
+    """Of the kinds for a network, for a stack, and for a stack whose members have learning rates of their own, the one that is meant."""
+    return kinds[2] if rates is not None else kinds[1] if stacked else kinds[0]
 
 
 def _at(optimizer: torch.optim.Optimizer, rates: Rates) -> torch.optim.Optimizer:

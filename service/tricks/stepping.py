@@ -11,9 +11,11 @@ from torch import Tensor
 
 _UNUSED: dict[str, Any] = {"grad_scale": None, "found_inf": None}
 _Lists = list[list[Tensor]]
+VECTOR = 16
+"""Numbers in the widest vector of a CPU."""
 
 
-class _Quick(torch.optim.Optimizer):
+class Quick(torch.optim.Optimizer):
     """An optimizer that holds what its kernel wants of each group, in lists."""
 
     _held: list[_Lists] | None = None
@@ -36,8 +38,12 @@ class _Quick(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's; what was held is of no use after it."""
-        self._held = None
+        self.forget()
         super().load_state_dict(state_dict)
+
+    def forget(self) -> None:
+        """Look up the state again at the next step: something was put elsewhere in memory."""
+        self._held = None
 
     def _hold(self) -> list[_Lists] | None:
         """Each group's state by name, in lists along its parameters; None while a parameter has none."""
@@ -56,7 +62,7 @@ class _Quick(torch.optim.Optimizer):
         raise NotImplementedError
 
 
-class SGD(_Quick, torch.optim.SGD):
+class SGD(Quick, torch.optim.SGD):
     """torch.optim.SGD, fused."""
 
     def _names(self, group: dict[str, Any]) -> tuple[str, ...]:
@@ -67,7 +73,7 @@ class SGD(_Quick, torch.optim.SGD):
         torch._fused_sgd_(group["params"], gradients, held[0] if held else [], is_first_step=False, **named, **_UNUSED)
 
 
-class Adam(_Quick, torch.optim.Adam):
+class Adam(Quick, torch.optim.Adam):
     """torch.optim.Adam, fused."""
 
     _kernel = staticmethod(torch._fused_adam_)
@@ -100,11 +106,8 @@ class AdamW(Adam, torch.optim.AdamW):
     _kernel = staticmethod(torch._fused_adamw_)
 
 
-class _Staggered(_Quick):
-    """For a stack [K, ...]: the kernel once for each member, on its slices, with its learning rate from the group's `rates`."""
-
-    _slices: list[list[tuple[list[Tensor], _Lists]]]
-    """By group and member, the parameters and what is held of them."""
+class _OfStack(Quick):
+    """For a stack [K, ...]: its first step is like all others, from state that is zero."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -113,11 +116,9 @@ class _Staggered(_Quick):
             found = closure() if closure is not None else None
         if self._held is None:
             self._begin()
-        for group, held, members in zip(self.param_groups, self._held or [], self._slices, strict=True):
-            gradients = list(zip(*(_gradient(parameter).unbind() for parameter in group["params"]), strict=True))
+        for held in self._held or []:
             self._count(held)
-            for rate, (parameters, own), some in zip(group["rates"], members, gradients, strict=True):
-                self._apply({**group, "params": parameters, "lr": rate}, list(some), own)
+        self._go()
         return found
 
     step.hooked = True  # type: ignore[attr-defined]
@@ -130,12 +131,83 @@ class _Staggered(_Quick):
                     shape = () if name == "step" else parameter.shape
                     self.state[parameter].setdefault(name, torch.zeros(shape, device=parameter.device))
         self._held = self._hold()
+
+    def _go(self) -> None:
+        """The kernel's calls of one step."""
+        raise NotImplementedError
+
+
+class _Stacked(_OfStack):
+    """One call, to which members whose size is no multiple of a vector's are handed one by one.
+
+    The kernel rounds what is left over at a tensor's end in another way than the rest: side by side with others a member's
+    last few numbers would depend on who they are.
+    """
+
+    _pieces: list[tuple[list[Tensor], _Lists]]
+    """By group, its parameters cut where they have to be, and what is held of them."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._pieces = []
+        for group, held in zip(self.param_groups, self._held or [], strict=True):
+            odd = [parameter[0].numel() % VECTOR != 0 for parameter in group["params"]]
+            per_parameter = [len(some) == len(odd) for some in held]
+            cut = [_cut(some, group["params"], odd) if each else some for some, each in zip(held, per_parameter, strict=True)]
+            self._pieces.append((_cut(group["params"], group["params"], odd), cut))
+
+    def _go(self) -> None:
+        for group, (parameters, held) in zip(self.param_groups, self._pieces, strict=True):
+            odd = [parameter[0].numel() % VECTOR != 0 for parameter in group["params"]]
+            gradients = _cut([_gradient(parameter) for parameter in group["params"]], group["params"], odd)
+            self._apply({**group, "params": parameters}, gradients, held)
+
+
+def _cut(tensors: list[Tensor], parameters: list[Tensor], odd: list[bool]) -> list[Tensor]:
+    """Tensors along the parameters, those of odd ones member by member; what all members share stands for each of them."""
+    found: list[Tensor] = []
+    for tensor, parameter, each in zip(tensors, parameters, odd, strict=True):
+        if not each:
+            found.append(tensor)
+        elif tensor.shape == parameter.shape:
+            found += tensor.unbind()
+        else:
+            found += [tensor] * len(parameter)
+    return found
+
+
+class StackedSGD(_Stacked, SGD):
+    """SGD of a stack."""
+
+
+class StackedAdam(_Stacked, Adam):
+    """Adam of a stack."""
+
+
+class StackedAdamW(_Stacked, AdamW):
+    """AdamW of a stack."""
+
+
+class _Staggered(_OfStack):
+    """The kernel once for each member, on its slices, with its learning rate from the group's `rates`."""
+
+    _slices: list[list[tuple[list[Tensor], _Lists]]]
+    """By group and member, the parameters and what is held of them."""
+
+    def _begin(self) -> None:
+        super()._begin()
         self._slices = [
-            list(zip(_by_member(group["params"], group["rates"]), self._cut(group, held), strict=True))
+            list(zip(_by_member(group["params"], group["rates"]), self._members(group, held), strict=True))
             for group, held in zip(self.param_groups, self._held or [], strict=True)
         ]
 
-    def _cut(self, group: dict[str, Any], held: _Lists) -> list[_Lists]:
+    def _go(self) -> None:
+        for group, members in zip(self.param_groups, self._slices, strict=True):
+            gradients = list(zip(*(_gradient(parameter).unbind() for parameter in group["params"]), strict=True))
+            for rate, (parameters, own), some in zip(group["rates"], members, gradients, strict=True):
+                self._apply({**group, "params": parameters, "lr": rate}, list(some), own)
+
+    def _members(self, group: dict[str, Any], held: _Lists) -> list[_Lists]:
         """What is held of each member; counts of steps are shared."""
         shapes = [parameter.shape for parameter in group["params"]]
         cut = [_by_member(some, group["rates"]) if [each.shape for each in some] == shapes else None for some in held]

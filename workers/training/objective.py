@@ -11,6 +11,7 @@ from service.spec import TrainSpec
 from service.tricks.multitask import Target, mean_loss
 from service.tricks.optimization import MOMENTS, Optimizer
 from service.tricks.penalties import Regularizer
+from service.tricks.stepping import Quick
 from workers.training.flat import Flat
 
 Labels = dict[str, Tensor]
@@ -93,6 +94,8 @@ class Penalties:
             moment.data = self._flat.place(moments, weight, moment)
         for each in self._proximal:
             each.moments = self._flat.spans(moments, each.weights)
+        if isinstance(optimizer, Quick):
+            optimizer.forget()
 
     @torch.no_grad()
     def values(self, place: int) -> dict[str, float]:

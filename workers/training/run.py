@@ -174,7 +174,9 @@ def optimizer_of(material: Material, network: Network, members: Sequence[int]) -
     others = [parameter for parameter in parameters if not is_weight(network, parameter)]
     rates = [material.spec.of(member).optimizer.learning_rate for member in members]
     apart = network.members is not None and material.spec.ensemble.varies("learning_rate")
-    return material.spec.of(members[0]).optimizer.build(weights, others, rates=rates if apart else None)
+    return material.spec.of(members[0]).optimizer.build(
+        weights, others, rates=rates if apart else None, stacked=network.members is not None
+    )
 
 
 def _rates(networks: Sequence[Network]) -> dict[str, list[float]]:
