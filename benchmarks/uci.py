@@ -1,48 +1,101 @@
-"""Deep ensembles of 5 on published split 0 of UCI sets, over HTTP: python -m benchmarks.uci
-
-Bounds: the published mean + 2 sd over splits (Lakshminarayanan et al. 2017, table 1).
-"""
+"""The UCI regression sets with their 20 published splits, and jobs on them over HTTP; no benchmark by itself."""
 
 import json
-import sys
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from benchmarks.service import DATA, present, report, run, service
+import httpx2
+import numpy as np
+from numpy.typing import NDArray
 
-BOUNDS = {
-    "concrete": (6.03 + 2 * 0.58, 3.06 + 2 * 0.18),
-    "energy": (2.09 + 2 * 0.29, 1.38 + 2 * 0.22),
-    "yacht": (1.58 + 2 * 0.48, 1.18 + 2 * 0.21),
-}
+from benchmarks.service import DATA, Answer, present
 
-
-def main() -> int:
-    held = []
-    with service() as (http, _):
-        for name, (most_rmse, most_nll) in BOUNDS.items():
-            content = present(DATA / "uci" / f"{name}.csv").read_bytes()
-            http.post("/api/v1/datasets", files={"file": (f"{name}.csv", content)}, data={"name": name}).raise_for_status()
-            test = json.loads((DATA / "uci" / f"{name}.splits.json").read_text())["test_rows"][0]
-            spec = {
-                "dataset": name,
-                "split": {"test_rows": test},
-                "targets": [{"name": "y", "task": "regression", "loss": "gaussian_nll"}],
-                "architecture": {"type": "mlp", "hidden": [50]},
-                "ensemble": {"size": 5},
-                "optimizer": {"type": "adam", "learning_rate": 0.01},
-                "epochs": 40,
-                "batch_size": 100,
-            }
-            job, seconds = run(http, spec)
-            found = report(http, job)["splits"]["test"]
-            holds = found["rmse"] <= most_rmse and found["nll"] <= most_nll
-            held.append(holds)
-            print(
-                f"{name:10s} rmse {found['rmse']:.3f} (at most {most_rmse:.2f})  nll {found['nll']:.3f} (at most {most_nll:.2f})  "
-                f"mixture {found['nll_mixture']:.3f}  {seconds:.1f} s  {'holds' if holds else 'FALLS SHORT'}",
-                flush=True,
-            )
-    return 0 if all(held) else 1
+Floats = NDArray[np.float64]
+MOST_ROWS = 2000
+"""Rows of one predict request."""
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class Table(NamedTuple):
+    """A set: inputs [N, F], targets [N], and the numbers of the test rows of every split."""
+
+    name: str
+    x: Floats
+    y: Floats
+    splits: list[list[int]]
+
+    def rest(self, split: int) -> list[int]:
+        """The numbers of the rows that a split trains on."""
+        held = set(self.splits[split])
+        return [row for row in range(len(self.y)) if row not in held]
+
+
+class Spread(NamedTuple):
+    """Mean of a figure over splits, its standard deviation (ddof 1) and the standard error of the mean."""
+
+    mean: float
+    sd: float
+    se: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} +- {self.sd:.3f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, sd and se; one value alone has neither of the latter."""
+    sd = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return Spread(statistics.fmean(values), sd, float(sd / len(values) ** 0.5))
+
+
+def upload(http: httpx2.Client, name: str) -> Table:
+    """Upload a set under its name; what it holds."""
+    path = present(DATA / "uci" / f"{name}.csv")
+    splits: list[list[int]] = json.loads(present(DATA / "uci" / f"{name}.splits.json").read_text())["test_rows"]
+    answer = http.post("/api/v1/datasets", files={"file": (path.name, path.read_bytes())}, data={"name": name})
+    if answer.status_code != 201:
+        raise SystemExit(answer.text)
+    rows = np.loadtxt(path, delimiter=",", skiprows=1)
+    return Table(name, rows[:, :-1], rows[:, -1], splits)
+
+
+def submit(http: httpx2.Client, table: Table, split: int, spec: Answer) -> Answer:
+    """Post the job of one published split: all other rows train."""
+    answer = http.post("/api/v1/jobs", json={**spec, "dataset": table.name, "split": {"test_rows": table.splits[split]}})
+    if answer.status_code != 202:
+        raise SystemExit(answer.text)
+    posted: Answer = answer.json()
+    return posted
+
+
+def finished(http: httpx2.Client, job: Answer) -> Answer:
+    """The job once it has succeeded."""
+    while not job["done"]:
+        job = http.get(f"/api/v1/jobs/{job['id']}", params={"wait": 30, "since": job["version"]}).json()
+    if job["state"] != "succeeded":
+        raise SystemExit(json.dumps(job["error"]))
+    return job
+
+
+def members(http: httpx2.Client, model: str, x: Floats, **asked: Any) -> tuple[Floats, Floats | None]:
+    """What every network says of rows x: means [N, M], and standard deviations where the head has them."""
+    means, stds = [], []
+    for at in range(0, len(x), MOST_ROWS):
+        body = {"inputs": x[at : at + MOST_ROWS].tolist(), "return": ["members"], **asked}
+        answer = http.post(f"/api/v1/models/{model}/predict", json=body)
+        if answer.status_code != 200:
+            raise SystemExit(answer.text)
+        said = answer.json()["targets"]["y"]["members"]
+        means.append(np.asarray(said["prediction"]))
+        stds.append(None if said["std"] is None else np.asarray(said["std"]))
+    spreads = [std for std in stds if std is not None]
+    return np.concatenate(means), np.concatenate(spreads) if spreads else None
+
+
+def rmse(error: Floats) -> float:
+    """Root of the mean square."""
+    return float(np.sqrt(np.mean(error**2)))
+
+
+def log_density(y: Floats, mean: Floats, std: Floats) -> Floats:
+    """The Gaussian log density of y, elementwise."""
+    return np.asarray(-0.5 * np.log(2 * np.pi) - np.log(std) - 0.5 * ((y - mean) / std) ** 2)
