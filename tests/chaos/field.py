@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,35 @@ class Field:
 
     @contextmanager
     def paused(self, role: str) -> Iterator[list[int]]:
-        """All of a role hang for as long as the block runs."""
+        """All of a role hang for as long as the block runs, none of them in the middle of a write that holds up all others."""
         found = self.strike(role, signal.SIGSTOP)
+        for _ in range(20):
+            if self._writable():
+                break
+            self._wake(found)
+            time.sleep(0.05)
+            found = self.strike(role, signal.SIGSTOP)
         try:
             yield found
         finally:
-            for pid in found:
-                if alive(pid):
-                    os.kill(pid, signal.SIGCONT)
+            self._wake(found)
+
+    def _wake(self, pids: list[int]) -> None:
+        for pid in pids:
+            if alive(pid):
+                os.kill(pid, signal.SIGCONT)
+
+    def _writable(self) -> bool:
+        """Whether SQLite's one lock is free; PostgreSQL locks rows."""
+        if isinstance(self.stack, Separate):
+            return True
+        with closing(sqlite3.connect(self.stack.data / "temper.db", timeout=0.5, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+        return True
 
     def whole(self) -> None:
         """Start what is dead, and return once the API answers and there are workers."""

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from service.data.columns import Columns
 from service.data.fields import Description
 from service.data.formats import Origin
-from service.data.ingest import ingest
+from service.data.ingest import ROOT, ingest
 from service.data.limits import Limits
 from service.data.parse import Request, parse
 from service.errors import Invalid, TemperError, TooLarge, UnsupportedMediaType
@@ -278,3 +280,13 @@ def test_a_process_that_dies_or_dawdles_is_a_corrupt_file(tmp_path: Path) -> Non
         with pytest.raises(TemperError) as caught:
             ingest(tmp_path / "source", tmp_path, limits=limits)
         assert caught.value.slug == "corrupt-file"
+
+
+def test_the_readers_answer_outlives_its_end(tmp_path: Path) -> None:
+    """Whatever libraries do when the process ends: Arrow's threads now and then abort it."""
+    (tmp_path / "source").write_bytes(b"a,b\n1,2\n3\n")
+    aborting = "import atexit, os, runpy; atexit.register(os.abort); runpy.run_module('service.data.parse', run_name='__main__')"
+    told = json.dumps({"source": str(tmp_path / "source"), "folder": str(tmp_path)}).encode()
+    done = subprocess.run([sys.executable, "-c", aborting], input=told, capture_output=True, cwd=ROOT, timeout=60, check=False)
+    assert json.loads(done.stdout)["slug"] == "ragged"
+    assert done.returncode == 0
