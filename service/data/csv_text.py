@@ -32,8 +32,9 @@ class CSVText:
         wrong: list[Any] = []
 
         def refuse(row: Any) -> str:
-            wrong.append(row)
-            return "error"
+            if not wrong:
+                wrong.append(row)
+            return "skip"  # and the rest is read to its end: Arrow's way out of an error now and then aborts the process
 
         try:
             reader = pa.csv.open_csv(
@@ -44,14 +45,14 @@ class CSVText:
                 convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names),
             )
             for batch in reader:
-                yield [known(cells) for cells in batch.columns]
+                if not wrong:
+                    yield [known(cells) for cells in batch.columns]
         except pa.ArrowInvalid as error:
-            raise self._translated(error, wrong[0] if wrong else None) from error
+            raise (_ragged(wrong[0]) if wrong else self._translated(error)) from error
+        if wrong:
+            raise _ragged(wrong[0])
 
-    def _translated(self, error: pa.ArrowInvalid, row: Any) -> Exception:
-        if row is not None:
-            where = f"row {row.number - 2}" if row.number is not None else "a row"
-            return invalid("/file", "ragged", f"{where} has {row.actual_columns} cells, the first line {row.expected_columns}")
+    def _translated(self, error: pa.ArrowInvalid) -> Exception:
         if "UTF8" in str(error):
             return UnsupportedMediaType("The file is not UTF-8.")
         if "straddling" in str(error):
@@ -100,3 +101,8 @@ class CSVText:
             twice = next(name for name in stripped if stripped.count(name) > 1)
             raise invalid("/file", "invalid-data", f"two columns have the name {twice[:80]!r}")
         return names
+
+
+def _ragged(row: Any) -> Exception:
+    where = f"row {row.number - 2}" if row.number is not None else "a row"
+    return invalid("/file", "ragged", f"{where} has {row.actual_columns} cells, the first line {row.expected_columns}")
