@@ -83,7 +83,14 @@ def test_a_job_from_its_upload_to_its_deletion(desk: Desk, apart: Apart, objects
 
 
 def test_training_goes_on_from_a_checkpoint_in_the_bucket(desk: Desk, apart: Apart, objects: Objects) -> None:
-    spec: dict[str, Any] = {"name": "long", "dataset": "digits", "epochs": 400, "checkpoint_interval_s": 0.1, **NET}
+    spec: dict[str, Any] = {
+        "name": "long",
+        "dataset": "digits",
+        "epochs": 1500,
+        "early_stopping": None,
+        "checkpoint_interval_s": 0.1,
+        **NET,
+    }
     job = desk.post(spec)
     await_true(lambda: len(objects.names(f"temper/jobs/{job['id']}/")) >= 4, 60)
     assert kill_trainers(apart.roots)
