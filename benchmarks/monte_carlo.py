@@ -6,7 +6,6 @@ l^2 (1 - p) / (2 N tau) with l = .01 and tau = .5. tau, in 1 / unit^2 of the tar
 alone. Published (grid search per split, hence another tau): yacht .666 +- .049, energy .539 +- .014, standard errors.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -16,7 +15,7 @@ import httpx2
 import numpy as np
 
 from benchmarks.service import Answer, service
-from benchmarks.uci import Floats, Table, finished, members, rmse, spread, submit, upload
+from benchmarks.uci import Floats, Table, arguments, finished, members, rmse, spread, submit, upload
 
 RATE, LENGTH, TAU, SAMPLES = 0.005, 0.01, 0.5, 1000
 LEAST_LL = -1.45
@@ -86,11 +85,7 @@ def judged(name: str, found: list[Figures], seconds: float) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--splits", type=int, default=20, help="how many of the published splits, from the first")
-    parser.add_argument("--sets", nargs="*", default=list(BOUNDS), choices=list(BOUNDS))
-    parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
+    given = arguments(BOUNDS)
     print("spec:", json.dumps(spec(277)), "for 277 training rows")
     held = []
     with service(given.workers) as (http, _):

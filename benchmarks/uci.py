@@ -1,8 +1,9 @@
 """The UCI regression sets with their 20 published splits, and jobs on them over HTTP; no benchmark by itself."""
 
+import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import httpx2
@@ -99,3 +100,12 @@ def rmse(error: Floats) -> float:
 def log_density(y: Floats, mean: Floats, std: Floats) -> Floats:
     """The Gaussian log density of y, elementwise."""
     return np.asarray(-0.5 * np.log(2 * np.pi) - np.log(std) - 0.5 * ((y - mean) / std) ** 2)
+
+
+def arguments(sets: Iterable[str]) -> argparse.Namespace:
+    """What the command line asks of a benchmark over these sets: `splits`, `sets` and `workers`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--splits", type=int, default=20, help="how many of the published splits, from the first")
+    parser.add_argument("--sets", nargs="*", default=list(sets), choices=list(sets))
+    parser.add_argument("--workers", type=int, default=2)
+    return parser.parse_args()

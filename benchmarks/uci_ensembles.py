@@ -6,7 +6,6 @@ at most the mean NLL of the members on every row, which is a theorem (Jensen). A
 says of the test rows, and held against the report.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -16,7 +15,7 @@ import httpx2
 import numpy as np
 
 from benchmarks.service import Answer, report, service
-from benchmarks.uci import Floats, Table, finished, log_density, members, rmse, spread, submit, upload
+from benchmarks.uci import Floats, Table, arguments, finished, log_density, members, rmse, spread, submit, upload
 
 
 class Published(NamedTuple):
@@ -99,11 +98,7 @@ def judged(name: str, found: list[Figures], seconds: float) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--splits", type=int, default=20, help="how many of the published splits, from the first")
-    parser.add_argument("--sets", nargs="*", default=list(PUBLISHED), choices=list(PUBLISHED))
-    parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
+    given = arguments(PUBLISHED)
     print("spec:", json.dumps(SPEC))
     held = []
     with service(given.workers) as (http, _):
