@@ -144,8 +144,8 @@ class _Stacked(_OfStack):
     last few numbers would depend on who they are.
     """
 
-    _pieces: list[tuple[list[Tensor], _Lists]]
-    """By group, its parameters cut where they have to be, and what is held of them."""
+    _pieces: list[tuple[list[bool], list[Tensor], _Lists]]
+    """By group: which parameters have to be cut, all of them so, and what is held of them."""
 
     def _begin(self) -> None:
         super()._begin()
@@ -154,11 +154,10 @@ class _Stacked(_OfStack):
             odd = [parameter[0].numel() % VECTOR != 0 for parameter in group["params"]]
             per_parameter = [len(some) == len(odd) for some in held]
             cut = [_cut(some, group["params"], odd) if each else some for some, each in zip(held, per_parameter, strict=True)]
-            self._pieces.append((_cut(group["params"], group["params"], odd), cut))
+            self._pieces.append((odd, _cut(group["params"], group["params"], odd), cut))
 
     def _go(self) -> None:
-        for group, (parameters, held) in zip(self.param_groups, self._pieces, strict=True):
-            odd = [parameter[0].numel() % VECTOR != 0 for parameter in group["params"]]
+        for group, (odd, parameters, held) in zip(self.param_groups, self._pieces, strict=True):
             gradients = _cut([_gradient(parameter) for parameter in group["params"]], group["params"], odd)
             self._apply({**group, "params": parameters}, gradients, held)
 
