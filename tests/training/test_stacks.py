@@ -10,8 +10,10 @@ from torch import Tensor
 from service.nets.network import stack, stackable
 from tests.training.test_resume import CPU, JOBS, material_of, on
 from workers.training.checkpointing import pack
-from workers.training.loop import Epoch, Task, objective, train
+from workers.training.loop import Epoch, train
 from workers.training.run import Run, build, start
+from workers.training.steps import objective
+from workers.training.task import Task
 
 MEMBERS = (0, 1, 2)
 
@@ -27,7 +29,7 @@ def first_gradients(made: Any, run: Run) -> dict[str, Tensor]:
     """The gradients of the first batch, dropout, bootstrap, order and augmentation included."""
     task = Task(made, run, CPU)
     order = task.batches.order(run.streams("order"))
-    x, labels = next(task.batches.walk(order, 0))
+    x, labels, _ = next(task.batches.walk(order, 0))
     run.network.train()
     loss = objective(run.network, task, x.float(), labels)
     loss.sum().backward()
@@ -70,10 +72,23 @@ def test_the_neighbours_do_not_matter(bench: Any, name: str) -> None:
             assert tuple(rest) == whole[number][1:]
 
 
+def products_agree(bench: Any) -> bool:
+    """Whether the first gradients of a network without tricks have the same bits in a stack and alone."""
+    made = material(bench, "plain")
+    together = first_gradients(made, start(made, MEMBERS, CPU, stacked=True))
+    alone = first_gradients(made, start(made, (0,), CPU))
+    return all(torch.equal(together[key][0], gradient) for key, gradient in alone.items())
+
+
 @pytest.mark.parametrize("name", [name for name in JOBS if name not in (*NORMED, "numbers")])
 def test_many_a_stack_gives_the_bits_of_its_members_alone(bench: Any, name: str) -> None:
-    """More than is promised: the engines take the same sums in the same order, but for batch norm and Gaussian losses."""
+    """More than is promised: the engines take the same sums in the same order, but for batch norm and Gaussian losses.
+
+    Only where a processor's products do: on some, a batched one rounds otherwise than one by itself.
+    """
     made = material(bench, name)
+    if not products_agree(bench):
+        pytest.skip("this processor rounds batched products otherwise; the first step's test has how far apart they may be")
     together, alone = trained(made, MEMBERS, stacked=True), trained(made, (1,), stacked=False)
     assert pack(together[1][0]) == pack(alone[1][0])
 
