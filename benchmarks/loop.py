@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from benchmarks.timing import paired, verdict
 from benchmarks.workbench import CPU, material
 from service.tricks.dropout import SCALED, Sampled
-from workers.training.loop import Task, train
+from workers.training.loop import train
 from workers.training.run import start
+from workers.training.task import Task
 
 EPOCHS = 40
 NET = {"type": "mlp", "hidden": [128, 128]}

@@ -19,8 +19,9 @@ from torch import nn
 
 from benchmarks.workbench import CPU, synthetic
 from workers.engines import Planner
-from workers.training.loop import Task, train
+from workers.training.loop import train
 from workers.training.run import start
+from workers.training.task import Task
 
 BATCH = 64
 

@@ -1,7 +1,6 @@
 """Contradictions within a spec: flaws that refuse it, warnings that do not."""
 
 import fnmatch
-import math
 import re
 from collections.abc import Iterator, Sequence
 
@@ -42,7 +41,7 @@ def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) 
         if twice:
             yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"two of type {penalty.type} on {', '.join(sorted(twice))}")
         covered[penalty.type] |= chosen
-    if spec.architecture.batch_norm and spec.drops:
+    if spec.architecture.normalizes and spec.drops:
         warnings.append(
             Flaw(
                 "/architecture/dropout",
@@ -57,7 +56,7 @@ def vary(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
     lists = dict(spec.ensemble.vary.lists()) if spec.ensemble.vary is not None else {}
     strengths = [i for i, penalty in enumerate(spec.regularizers) if "alpha" in type(penalty).model_fields]
     dropout = spec.architecture.dropout
-    if "dropout" in lists and not spec.architecture.hidden:
+    if "dropout" in lists and not spec.architecture.droppable:
         yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the network has no hidden layer, and so no unit to drop")
     elif "dropout" in lists and dropout is not None and isinstance(dropout.hidden, tuple):
         yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the architecture has a rate for each layer; a member's is one for all")
@@ -83,9 +82,10 @@ def matching(patterns: Sequence[str] | None, names: Sequence[str], *, spare_head
 
 
 def size(spec: TrainSpec, shape: tuple[int, ...], settings: Settings) -> Flaws:
-    """Networks too large even to be described."""
-    inputs = math.prod(shape)
-    if spec.architecture.weights(inputs) > settings.max_parameters:
+    """Inputs that the architecture does not take, and networks too large even to be described."""
+    unfit = [flaw._replace(pointer=f"/architecture{flaw.pointer}") for flaw in spec.architecture.fits(shape)]
+    yield from unfit
+    if not unfit and spec.architecture.weights(shape) > settings.max_parameters:
         yield Flaw("/architecture", "cost-limit", f"more parameters per member than the limit of {settings.max_parameters}")
 
 

@@ -119,7 +119,7 @@ def _training(spec: TrainSpec, parts: dict[str, int], warnings: list[Flaw]) -> F
     train = parts["train"]
     if isinstance(spec.batch_size, int) and spec.batch_size > max(train, 1):
         yield Flaw("/batch_size", "value-out-of-range", f"there are {train} training rows")
-    if spec.batch_size == 1 and spec.architecture.batch_norm:
+    if spec.batch_size == 1 and spec.architecture.normalizes:
         yield Flaw("/batch_size", "inconsistent-spec", "batch norm needs more than one row to normalize over")
     stopping = spec.early_stopping
     if stopping is not None:

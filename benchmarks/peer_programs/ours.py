@@ -23,8 +23,9 @@ from service.resolving import Source, resolve
 from service.settings import Settings
 from service.spec import TrainSpec
 from workers.engines import Planner
-from workers.training.loop import Task, train
+from workers.training.loop import train
 from workers.training.run import start
+from workers.training.task import Task
 
 CPU = torch.device("cpu")
 

@@ -46,7 +46,7 @@ def dropout(inquiry: Inquiry) -> dict[str, Any] | None:
 
 def cut_off(inquiry: Inquiry) -> float | None:
     """The share of masks without a path from input to output; null with shortcuts, which the formula has no room for."""
-    return None if inquiry.model.spec.architecture.residual else disconnected(inquiry.model.networks[inquiry.model.best].sites)
+    return None if inquiry.model.spec.architecture.bridged else disconnected(inquiry.model.networks[inquiry.model.best].sites)
 
 
 def averages(inquiry: Inquiry) -> dict[str, Axes]:

@@ -1,5 +1,6 @@
 """The multi-layer perceptron, plain or residual."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -9,10 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from service.nets.architecture import Drawing, Trunk
 from service.nets.base import BatchNorm, linear
 from service.tricks.choices import AtMost, refuse
-from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
-from service.values import ITEMS, Value
+from service.tricks.dropout import Dropout, Gate, Site
+from service.values import ITEMS
 
 Width = Annotated[int, Field(ge=1)]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
 
 
-class MLP(Value):
+class MLP(Drawing):
     """Linear layers with activations; an empty `hidden` is a linear model. Inputs of any shape are flattened row-major."""
 
     type: Literal["mlp"] = "mlp"
@@ -45,8 +47,6 @@ class MLP(Value):
     """Whether pairs of layers after the first are bridged."""
     init: Literal["torch", "he", "glorot"] = "torch"
     """How weights start."""
-    dropout: DropoutRates | None = None
-    """Rates of dropping units; a number is the rate of hidden ones."""
     logit_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """A fixed factor on logits, in training and after."""
 
@@ -61,17 +61,27 @@ class MLP(Value):
         return self
 
     @property
-    def drops(self) -> bool:
-        """Whether training drops any unit."""
-        return self.dropout is not None and (self.dropout.input > 0 or any(self.dropout.hidden_rates(len(self.hidden))))
+    def normalizes(self) -> bool:
+        return self.batch_norm
 
-    def dropping(self, rate: float) -> "MLP":
-        """The same with this rate of dropping for all hidden units; inputs keep theirs."""
-        return self.model_copy(update={"dropout": (self.dropout or Dropout()).model_copy(update={"hidden": rate})})
+    @property
+    def bridged(self) -> bool:
+        return self.residual
 
-    def weights(self, inputs: int) -> int:
-        """How many weights the trunk has, counted without building it."""
-        return sum(before * after for before, after in pairwise((inputs, *self.hidden)))
+    @property
+    def droppable(self) -> int:
+        return len(self.hidden)
+
+    @property
+    def start(self) -> Literal["torch", "he", "glorot"]:
+        return self.init
+
+    @property
+    def logit_factor(self) -> float:
+        return self.logit_scale
+
+    def weights(self, shape: tuple[int, ...]) -> int:
+        return sum(before * after for before, after in pairwise((math.prod(shape), *self.hidden)))
 
     def build(self, shape: tuple[int, ...], generator: torch.Generator | None) -> "Perceptron":
         """The trunk for inputs of this shape; without a generator its weights stay unset."""
@@ -95,7 +105,7 @@ class Layer(nn.Module):
         return self.activation(x if skip is None else x + skip)
 
 
-class Perceptron(nn.Module):
+class Perceptron(Trunk):
     """The trunk of an `MLP`."""
 
     def __init__(self, spec: MLP, shape: torch.Size, generator: torch.Generator | None) -> None:
@@ -112,7 +122,6 @@ class Perceptron(nn.Module):
         self.sites = (Site("input", inputs, dropout.input), *hidden)
 
     def forward(self, x: Tensor, gate: Gate) -> Tensor:
-        """Features [.., N, F] of normalized inputs [.., N, *shape]."""
         x = gate(x.flatten(-self.rank), self.sites[0])
         skip = x
         for i, (layer, site) in enumerate(zip(self.hidden, self.sites[1:], strict=True)):
@@ -123,5 +132,7 @@ class Perceptron(nn.Module):
         return x
 
     def linears(self) -> dict[str, nn.Module]:
-        """Layers with weights by their stable names."""
         return {f"hidden.{i}": layer for i, layer in enumerate(self.hidden)}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {site.name: (site.units,) for site in self.sites[1:]}

@@ -43,7 +43,7 @@ class Network(nn.Module):
         self.preprocess = preprocess
         self.scales = nn.ModuleList(scales)
         self.trunk = spec.architecture.build(spec.shape, generator)
-        how = spec.architecture.init
+        how = spec.architecture.start
         self.heads = nn.ModuleList(
             linear(self.trunk.features, target.outputs(width), bias=True, how=how, generator=generator)
             for target, width in zip(spec.targets, spec.widths, strict=True)
@@ -55,7 +55,7 @@ class Network(nn.Module):
         return {target.name: self._scaled(target, head(features)) for target, head in zip(self.spec.targets, self.heads, strict=True)}
 
     def _scaled(self, target: Target, raw: Tensor) -> Tensor:
-        scale = self.spec.architecture.logit_scale
+        scale = self.spec.architecture.logit_factor
         return raw * scale if scale != 1.0 and target.task == "classification" else raw
 
     def distributions(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Distribution]:
@@ -94,9 +94,10 @@ class Network(nn.Module):
 
     def describe(self) -> tuple[LayerInfo, ...]:
         """Each layer with its output's shape and its parameters."""
+        heads = {f"head.{target.name}": (_outputs(head),) for target, head in zip(self.spec.targets, self.heads, strict=True)}
+        shapes = {**self.trunk.shapes(), **heads}
         return tuple(
-            LayerInfo(name, "linear", (_outputs(layer),), sum(p.numel() for p in layer.parameters()))
-            for name, layer in self.layers().items()
+            LayerInfo(name, "linear", shapes[name], sum(p.numel() for p in layer.parameters())) for name, layer in self.layers().items()
         )
 
 

@@ -22,9 +22,10 @@ from service.inference.plots.curves import log_helps
 from service.resolving import Source, resolve
 from service.settings import Settings
 from service.spec import TrainSpec
-from workers.training.loop import Epoch, Task, train
+from workers.training.loop import Epoch, train
 from workers.training.publishing import best_member
 from workers.training.run import build, start
+from workers.training.task import Task
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("$a_b$", "<script>alert(1)</script>", "plain")

@@ -24,8 +24,9 @@ from service.settings import Settings
 from service.spec import TrainSpec
 from service.tricks.modes import Axes
 from workers.training.checkpointing import pack, unpack
-from workers.training.loop import Epoch, Task, train
+from workers.training.loop import Epoch, train
 from workers.training.run import Run, build, start
+from workers.training.task import Task
 
 CPU = torch.device("cpu")
 Frozen = tuple[bytes, bytes]

@@ -8,8 +8,9 @@ import torch
 
 from service.errors import Invalid, TemperError
 from workers.training.checkpointing import pack
-from workers.training.loop import Diverged, Epoch, Task, train
+from workers.training.loop import Diverged, Epoch, train
 from workers.training.run import start
+from workers.training.task import Task
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"architecture": {"type": "mlp", "hidden": [12]}, "epochs": 3, "batch_size": 256}

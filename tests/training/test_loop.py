@@ -15,11 +15,12 @@ from service.tricks.attacks import FGSM
 from service.tricks.modes import Asking
 from service.tricks.stopping import improves
 from workers.messages import Assignment, Progress
-from workers.training import evaluation, loop
+from workers.training import evaluation, steps
 from workers.training.checkpointing import pack
-from workers.training.loop import Epoch, Task, train
+from workers.training.loop import Epoch, train
 from workers.training.members import Shard
 from workers.training.run import start
+from workers.training.task import Task
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"architecture": {"type": "mlp", "hidden": [12]}, "epochs": 3, "batch_size": 256}
@@ -186,7 +187,7 @@ def test_the_attack_sees_the_network_as_it_is_served(bench: Any) -> None:
     twin = start(material, (0,), CPU)
     x, labels = material.rows(material.parts.train[:64])
     run.network.train()
-    loss = loop.objective(run.network, task, x.float(), labels)
+    loss = steps.objective(run.network, task, x.float(), labels)
     # By hand: perturb with the served network, then one pass with masks from the same stream.
     served = twin.network.eval()
     moved = material.spec.adversarial_training.perturb(x.float(), lambda rows: task.loss(served(rows), labels))
@@ -211,7 +212,7 @@ def test_the_weight_is_the_share_of_the_adversarial_loss(bench: Any, weight: flo
 
     moved = material.spec.adversarial_training.perturb(x.float(), plain)
     expected = weight * plain(moved) + (1 - weight) * plain(x.float())
-    torch.testing.assert_close(loop.objective(run.network, task, x.float(), labels), expected)
+    torch.testing.assert_close(steps.objective(run.network, task, x.float(), labels), expected)
     assert float(plain(moved).detach()) > float(plain(x.float()).detach()) + 0.1
 
 

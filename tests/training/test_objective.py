@@ -10,9 +10,10 @@ from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, Ridge
 
 from service.inference.material import Material
 from service.nets.network import weights_of
-from workers.training.loop import Task, train
+from workers.training.loop import train
 from workers.training.objective import DataLoss
 from workers.training.run import Run, start
+from workers.training.task import Task
 
 CPU = torch.device("cpu")
 FULL: dict[str, Any] = {"batch_size": "full", "early_stopping": None, "split": {"test": 0.2}}

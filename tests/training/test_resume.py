@@ -16,8 +16,9 @@ from service.tricks.augmentation import Augmentation
 from service.tricks.optimization import Optimizer, Schedule
 from service.tricks.penalties import Regularizer
 from workers.training.checkpointing import Record, Writer, pack, read, unpack
-from workers.training.loop import Epoch, Task, train
+from workers.training.loop import Epoch, train
 from workers.training.run import Run, start
+from workers.training.task import Task
 
 CPU = torch.device("cpu")
 DROPOUT = {"input": 0.2, "hidden": 0.5}

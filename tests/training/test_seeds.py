@@ -14,8 +14,9 @@ from service.inference.decomposition import member_errors, variance_decompositio
 from service.inference.measuring import Inquiry
 from service.tricks.modes import Asking
 from workers.training.checkpointing import pack
-from workers.training.loop import Task, Tick, train
+from workers.training.loop import Tick, train
 from workers.training.run import start
+from workers.training.task import Task
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"architecture": {"type": "mlp", "hidden": [12]}, "epochs": 3, "batch_size": 256}
@@ -117,7 +118,7 @@ def test_the_rows_that_are_kept_are_those_of_training(bench: Any) -> None:
     assert [*kept] == [0, 1, 2]
     for member, rows in kept.items():
         batches = Task(material, start(material, (member,), CPU), CPU).batches
-        walked = [(x.clone(), labels["label"].clone()) for x, labels in batches.walk(torch.arange(batches.rows), 0)]
+        walked = [(x.clone(), labels["label"].clone()) for x, labels, _ in batches.walk(torch.arange(batches.rows), 0)]
         x, labels = material.rows(rows)
         assert torch.equal(torch.cat([part for part, _ in walked]), x)
         assert torch.equal(torch.cat([part for _, part in walked]), labels["label"])

@@ -15,8 +15,9 @@ from service.spec import TrainSpec
 from service.tricks.bagging import Vary
 from service.tricks.modes import Asking
 from workers.training.checkpointing import pack
-from workers.training.loop import Epoch, Task, train
+from workers.training.loop import Epoch, train
 from workers.training.run import build, start
+from workers.training.task import Task
 
 CPU = torch.device("cpu")
 NET = {"type": "mlp", "hidden": [12, 12]}

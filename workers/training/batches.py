@@ -1,7 +1,7 @@
 """Batches: one random order an epoch, gathered block by block, handed out as views."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,14 @@ from service.blocks import block_rows
 from service.inference.material import Material
 
 Labels = dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """Some rows [B, ...], of a stack [K, B, ...]: inputs as stored, labels by target, and their numbers in the dataset."""
+
+    x: Tensor
+    labels: Labels
+    rows: Tensor
 
 
 class Batches:
@@ -40,8 +48,8 @@ class Batches:
         orders = [torch.randperm(self.rows, generator=generator) for generator in generators]
         return orders[0] if self._rows.ndim == 1 else torch.stack(orders)
 
-    def walk(self, order: Tensor, position: int) -> Iterator[tuple[Tensor, Labels]]:
-        """The batches of an epoch in this order, from batch `position` on: rows [B, ...], of a stack [K, B, ...]."""
+    def walk(self, order: Tensor, position: int) -> Iterator[Batch]:
+        """The batches of an epoch in this order, from batch `position` on."""
         chosen, axis = self._rows.gather(-1, order), order.ndim - 1
         for start in range(position * self.size, self.rows, self._block):
             block = chosen[..., start : start + self._block]
@@ -50,7 +58,8 @@ class Batches:
             count = block.shape[-1]
             for at in range(0, count, self.size):
                 size = min(self.size, count - at)
-                yield x.narrow(axis, at, size), {name: values.narrow(axis, at, size) for name, values in labels.items()}
+                own = {name: values.narrow(axis, at, size) for name, values in labels.items()}
+                yield Batch(x.narrow(axis, at, size), own, block.narrow(axis, at, size))
 
 
 def batch_rows(material: Material) -> int:

@@ -15,8 +15,9 @@ from service.tricks.stopping import improves
 from workers.messages import Assignment, Checkpointed, Done, Drained, Progress
 from workers.training.checkpointing import Writer, newest, pack, read, write_bytes
 from workers.training.link import Link
-from workers.training.loop import Epoch, Task, train
+from workers.training.loop import Epoch, train
 from workers.training.run import BEST, Member, Run, build, start
+from workers.training.task import Task
 
 LONG_EPOCH_S = 30.0
 ORDERED = ("user_stop", "time_limit")

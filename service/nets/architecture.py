@@ -1,0 +1,86 @@
+"""What every architecture says of itself, and what every trunk that is built from one can do."""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from service.errors import Flaw
+from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
+from service.values import Value
+
+
+class Trunk(nn.Module):
+    """Features of normalized inputs: everything between preprocessing and heads."""
+
+    features: int
+    """Width of the features that heads take."""
+    sites: tuple[Site, ...]
+    """Where units can be dropped, in forward order."""
+
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:
+        """Features [.., N, F] of normalized inputs [.., N, *shape]."""
+        raise NotImplementedError
+
+    def linears(self) -> dict[str, nn.Module]:
+        """Layers with weights by their stable names, in forward order."""
+        raise NotImplementedError
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each named layer's output for one row."""
+        raise NotImplementedError
+
+
+class Drawing(Value):
+    """An architecture's fields and what checks and training ask of them; the defaults are those of a net that has nothing of it."""
+
+    dropout: DropoutRates | None = None
+    """Rates of dropping units; a number is the rate of hidden ones."""
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether it has batch norm, so that training and evaluation differ in more than dropout."""
+        return False
+
+    @property
+    def bridged(self) -> bool:
+        """Whether paths lead around layers, so that a layer without units does not cut inputs off."""
+        return False
+
+    @property
+    def droppable(self) -> int:
+        """Hidden layers that have a rate of dropping."""
+        return 0
+
+    @property
+    def drops(self) -> bool:
+        """Whether training drops any unit."""
+        rates = self.dropout
+        return rates is not None and (rates.input > 0 or rates.channel > 0 or any(rates.hidden_rates(self.droppable)))
+
+    def dropping(self, rate: float) -> Self:
+        """The same with this rate of dropping for all hidden units; inputs keep theirs."""
+        return self.model_copy(update={"dropout": (self.dropout or Dropout()).model_copy(update={"hidden": rate})})
+
+    @property
+    def start(self) -> Literal["torch", "he", "glorot"]:
+        """How weights of heads begin."""
+        return "torch"
+
+    @property
+    def logit_factor(self) -> float:
+        """A fixed factor on logits, in training and after."""
+        return 1.0
+
+    def fits(self, shape: tuple[int, ...]) -> Iterator[Flaw]:
+        """What keeps it from taking inputs of this shape; pointers are within the architecture."""
+        yield from ()
+
+    def weights(self, shape: tuple[int, ...]) -> int:
+        """How many weights the trunk has for inputs of this shape, counted without building it."""
+        raise NotImplementedError
+
+    def build(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Trunk:
+        """The trunk for inputs of this shape; without a generator its weights stay unset."""
+        raise NotImplementedError

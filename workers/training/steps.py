@@ -1,0 +1,67 @@
+"""One optimizer step: augment, attack where the spec says so, take the gradient, penalize, move."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from service.nets.network import Network
+from service.tricks.dropout import SCALED
+from service.tricks.optimization import set_rates
+from workers.training.batches import Batch, Labels
+from workers.training.run import Run
+from workers.training.task import Task
+
+
+def step(run: Run, task: Task, batch: Batch) -> Tensor:
+    """One optimizer step on a batch; returns the mean data loss, [] or each member's [K], detached."""
+    network, spec, x = run.network, task.spec, batch.x
+    if spec.augmentation or spec.adversarial_training is not None:
+        x = x.to(torch.float32)
+        for transform in spec.augmentation:
+            x = _augmented(transform, x, run)
+    loss = objective(network, task, x, batch.labels)
+    (loss if loss.ndim == 0 else loss.sum()).backward()
+    if task.scheduled:
+        factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)
+        set_rates(run.optimizer, [rate * factor for rate in task.rates])
+    with torch.no_grad():
+        task.penalties.add_gradients()
+        if spec.gradient_clip is not None:
+            spec.gradient_clip(task.parameters, members=network.members)
+        run.optimizer.step()
+        task.penalties.shrink(run.optimizer)
+    for parameter in task.parameters:
+        parameter.grad = None
+    return loss.detach()
+
+
+def _augmented(transform: Callable[[Tensor, torch.Generator], Tensor], x: Tensor, run: Run) -> Tensor:
+    """The batch as each member sees it, changed by the numbers of its own stream."""
+    streams = run.streams("augmentation")
+    if run.network.members is None:
+        return transform(x, streams[0])
+    return torch.stack([transform(own, stream) for own, stream in zip(x, streams, strict=True)])
+
+
+def objective(network: Network, task: Task, x: Tensor, labels: Labels) -> Tensor:
+    """The data loss, [] or each member's [K], part of it at adversarial inputs where the spec says so."""
+    adversarial = task.spec.adversarial_training
+    if adversarial is None:
+        return task.loss(network(x, task.gate), labels)
+    # The attack sees the network as it will be served: without dropout, with running statistics.
+    if task.modal:
+        network.eval()
+    rows = x.shape[: 1 if network.members is None else 2]
+    flat = x.flatten(0, len(rows) - 1)
+
+    def loss_of(moved: Tensor) -> Tensor:
+        return task.loss(network(moved.unflatten(0, rows), SCALED), labels).sum()
+
+    moved = adversarial.perturb(flat, loss_of, task.movable).unflatten(0, rows)
+    if task.modal:
+        network.train()
+    loss = adversarial.weight * task.loss(network(moved, task.gate), labels)
+    if adversarial.weight < 1:
+        loss = loss + (1 - adversarial.weight) * task.loss(network(x, task.gate), labels)
+    return loss
