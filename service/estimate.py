@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from service.nets.network import Network
 from service.settings import Settings
+from service.stacking import side_by_side
 
 BASE_BYTES = 350 * 2**20
 """A trainer with torch imported and nothing loaded."""
@@ -22,7 +23,7 @@ class Cost(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a job has to do: rows and their encoded bytes, training rows of a member, batch size, epochs, members."""
+    """What a job has to do: rows and their encoded bytes, training rows of a member, batch size, epochs, members, and most of a shard."""
 
     rows: int
     row_bytes: int
@@ -31,19 +32,21 @@ class Load(NamedTuple):
     epochs: int
     max_steps: int | None
     members: int
+    shard: int = 1
 
 
 def cost_of(network: Network, load: Load) -> Cost:
     """The cost of training this network.
 
-    A step costs two operations per weight and row forward and four backward; memory holds the encoded dataset, the
-    copies of one member's parameters, and a batch's activations three times over.
+    A step costs two operations per weight and row forward and four backward; memory holds the encoded dataset and, for each of
+    the members that train side by side, the copies of its parameters and a batch's activations three times over.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())
     every = math.ceil(load.train / load.batch) * load.epochs
     steps = min(every, load.max_steps or every)
     activations = 3 * 4 * load.batch * sum(site.units for site in network.sites)
-    memory = BASE_BYTES + load.rows * load.row_bytes + 4 * COPIES * parameters + activations
+    together = side_by_side(parameters, load.shard)
+    memory = BASE_BYTES + load.rows * load.row_bytes + together * (4 * COPIES * parameters + activations)
     flops = 6 * parameters * min(load.train * load.epochs, steps * load.batch) * load.members
     return Cost(parameters, memory, flops, steps)
 

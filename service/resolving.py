@@ -129,7 +129,7 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     shape = expected_shape(spec.features.select(description.inputs(tuple(target.name for target in spec.targets or ()))), spec.features)
     checks.refuse(checks.size(spec, shape, settings))
     network = blueprint(spec, source)
-    batch = len_batch(spec, parts["train"])
+    batch, shards = len_batch(spec, parts["train"]), _shards(spec.ensemble, settings.shards)
     inputs = description.inputs(tuple(target.name for target in spec.targets or ()))
     load = Load(
         rows=description.rows,
@@ -139,6 +139,7 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
         epochs=spec.epochs,
         max_steps=spec.max_steps,
         members=spec.ensemble.size,
+        shard=max(map(len, shards)),
     )
     cost = cost_of(network, load)
     layers = network.describe()
@@ -147,7 +148,6 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
         warnings.append(Flaw("/features", "constant-feature", f"{', '.join(constant)} never changes; it is shifted and divided by 1"))
     checks.refuse(checks.vary(spec, warnings), checks.network(spec, layers, warnings), checks.costs(spec, cost, settings, _machine_bytes()))
     resolved = _filled(spec, source, tuple(layer.name for layer in layers), batch)
-    shards = _shards(spec.ensemble, settings.shards)
     return Plan(resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings))
 
 

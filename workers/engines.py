@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from service.stacking import STACK_MEMBERS, STACK_PARAMETERS, side_by_side
+
 FILE = "calibration.json"
 
 
@@ -17,9 +19,9 @@ FILE = "calibration.json"
 class Calibration:
     """Where stacking pays; the defaults are what holds on most machines."""
 
-    stack_parameters: int = 100_000
+    stack_parameters: int = STACK_PARAMETERS
     """Most parameters of a member: with its moments it has to stay in a core's cache."""
-    stack_members: int = 16
+    stack_members: int = STACK_MEMBERS
     """Most members side by side."""
 
     def dump(self) -> dict[str, int]:
@@ -49,6 +51,5 @@ class Planner:
 
     def __call__(self, extra: Mapping[str, Any], members: int) -> dict[str, int]:
         """The engine of a shard of so many members, from what its job was found to be when it was accepted."""
-        parameters = int(extra.get("parameters", 0))
-        side_by_side = members > 1 and 0 < parameters <= self.machine.stack_parameters
-        return {"threads": self.threads, "stack": min(members, self.machine.stack_members) if side_by_side else 1}
+        bounds = {"most_parameters": self.machine.stack_parameters, "most_members": self.machine.stack_members}
+        return {"threads": self.threads, "stack": side_by_side(int(extra.get("parameters", 0)), members, **bounds)}

@@ -33,6 +33,7 @@ class ModelAnswer(Answer):
     parameters: int
     metrics: dict[str, Any]
     members: int
+    weights: list[float] | None
     sha256: str
     labels: dict[str, str]
     created_at: Time
@@ -85,6 +86,7 @@ def model_answer(model: Model) -> ModelAnswer:
         {
             **{name: getattr(model, name) for name in own},
             "aliases": model.aliases,
+            "weights": (model.details or {}).get("weights"),
             "job": model.job_id,
             "dataset": model.dataset_id,
             "links": links,

@@ -35,6 +35,8 @@ class ModelDraft:
     members: int
     files: dict[str, Any]
     sha256: str
+    details: dict[str, Any] | None = None
+    """What else is known of it: the members' `weights`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Model:
     sha256: str
     labels: dict[str, str]
     created_at: float
+    details: dict[str, Any] | None
     aliases: tuple[str, ...]
 
 

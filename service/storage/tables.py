@@ -203,6 +203,7 @@ models = Table(
     Column("sha256", Text, nullable=False),
     Column("labels", JSON_OR_NULL, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("details", JSON_OR_NULL),
     UniqueConstraint("project_id", "name", "version"),
     Index(None, "project_id", "id"),
 )

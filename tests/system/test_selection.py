@@ -47,6 +47,7 @@ def test_members_say_what_they_had_and_selection_what_it_took(desk: Desk, job: A
     description = desk.http.get(f"/api/v1/models/{job['model']}/files/encoding.json").json()
     assert description["weights"] == found["weights"]
     assert description["numbers"] == [0, 1, 2, 3]
+    assert desk.http.get(f"/api/v1/models/{job['model']}").json()["weights"] == found["weights"]
 
 
 def test_each_member_has_its_learning_rates_series(desk: Desk, job: Any) -> None:

@@ -1,6 +1,7 @@
 """A run that was interrupted, stored and taken up again ends with the same bits as one that never stopped."""
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from service.tricks.adversarial import AdversarialTraining
 from service.tricks.augmentation import Augmentation
 from service.tricks.optimization import Optimizer, Schedule
 from service.tricks.penalties import Regularizer
-from workers.training.checkpointing import Record, Writer, pack, read, unpack
+from workers.training.checkpointing import Buffers, Record, Writer, pack, read, unpack
 from workers.training.loop import Epoch, train
 from workers.training.run import Run, start
 from workers.training.task import Task
@@ -211,8 +212,12 @@ def test_packing_is_deterministic_and_exact() -> None:
     assert pack({"t": tensors["b"].T}) == pack({"t": tensors["b"].T.contiguous()})
 
 
-def test_written_checkpoints_are_read_back(bench: Any, tmp_path: Path) -> None:
-    """By way of files, while training goes on: each record is of the moment it was asked for."""
+@pytest.mark.parametrize("slow", [False, True])
+def test_written_checkpoints_are_read_back(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
+    """By way of files, while training goes on: each record is of the moment it was asked for, however long its copies take."""
+    if slow:
+        copy = Buffers.copy
+        monkeypatch.setattr(Buffers, "copy", lambda self, value: [time.sleep(0.02 * ("optimizer" in value)), copy(self, value)][1])
     material = material_of(bench, "everything")
     folder, records = Folder(tmp_path), list[Record]()
     writer = Writer(folder, "jobs/job_x/000001-0", records.append)
@@ -221,6 +226,7 @@ def test_written_checkpoints_are_read_back(bench: Any, tmp_path: Path) -> None:
     for pause, _ in enumerate(on(run, Task(material, run, CPU))):
         if pause % 5 == 3 and run.reason is None:
             writer.save(*run.capture(), {"step": run.step})
+            run.settle = writer.settled
             moments.append((run.step, pack(run.network.learned())))
     writer.finish()
     assert [record["step"] for record in records] == [step for step, _ in moments]

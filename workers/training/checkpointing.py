@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.errors import ArtifactCorrupt
 from service.storage.files import Store
@@ -63,9 +63,10 @@ class Buffers:
 
 
 class Writer:
-    """Writes checkpoints on a thread of its own; the training thread pays for a copy into memory that is there already.
+    """Writes checkpoints on a thread of its own, into memory that is there already.
 
-    A save asked for while one is being written is left out: the next epoch's end comes soon.
+    What only an optimizer's step changes is copied there too, while the training thread computes the next gradient: that
+    thread calls `settled` before it moves a weight. All else it copies itself, which is little.
     """
 
     def __init__(self, store: Store, prefix: str, committed: Callable[[Record], None]) -> None:
@@ -73,7 +74,9 @@ class Writer:
         self._prefix = prefix
         self._committed = committed
         self._thread: threading.Thread | None = None
-        self._buffers = Buffers()
+        self._buffers, self._still = Buffers(), Buffers()
+        self._copied = threading.Event()
+        self._copied.set()
         self._count = 0
         self._failure: BaseException | None = None
 
@@ -83,22 +86,40 @@ class Writer:
         return self._thread is not None and self._thread.is_alive()
 
     def save(self, weights: dict[str, Tensor], rest: dict[str, Any], about: Record, *, lasting: str = "") -> None:
-        """Copy now, write soon; weights whose names begin with `lasting` are not copied, since nobody writes to them."""
+        """Write this soon; weights whose names begin with `lasting` are not copied, since nobody writes to them."""
         self.wait()
         moving = {name: tensor for name, tensor in weights.items() if not (lasting and name.startswith(lasting))}
-        held = self._buffers.copy({"weights": moving, "rest": rest})
-        held["weights"] = {name: held["weights"].get(name, tensor) for name, tensor in weights.items()}
+        still = {
+            "weights": {name: tensor for name, tensor in moving.items() if isinstance(tensor, nn.Parameter)},
+            "optimizer": rest["optimizer"],
+        }
+        held = self._buffers.copy(
+            {
+                "weights": {name: tensor for name, tensor in moving.items() if name not in still["weights"]},
+                "rest": {name: value for name, value in rest.items() if name != "optimizer"},
+            }
+        )
+        held["weights"] |= {name: tensor for name, tensor in weights.items() if name not in moving}
         self._count += 1
+        self._copied.clear()
         name = f"{self._prefix}/{self._count:06d}"
-        self._thread = threading.Thread(target=self._write, args=(name, held, about), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(name, held, still, about), name="checkpoint")
         self._thread.start()
 
-    def _write(self, name: str, held: dict[str, Any], about: Record) -> None:
+    def settled(self) -> None:
+        """Until the last save has its copies: before weights or an optimizer's state are written to."""
+        self._copied.wait()
+
+    def _write(self, name: str, held: dict[str, Any], still: dict[str, Any], about: Record) -> None:
         try:
+            try:
+                copies = self._still.copy(still)
+            finally:
+                self._copied.set()
             state = io.BytesIO()
-            torch.save(held["rest"], state)
+            torch.save({**held["rest"], "optimizer": copies["optimizer"]}, state)
             files = {
-                "weights": write_bytes(self._store, f"{name}.safetensors", pack(held["weights"])),
+                "weights": write_bytes(self._store, f"{name}.safetensors", pack(held["weights"] | copies["weights"])),
                 "state": write_bytes(self._store, f"{name}.state", state.getvalue()),
             }
             self._committed({**about, "files": files})
@@ -115,7 +136,7 @@ class Writer:
     def finish(self) -> None:
         """Forget the buffers: the next member has its own."""
         self.wait()
-        self._buffers = Buffers()
+        self._buffers, self._still = Buffers(), Buffers()
 
 
 def newest(record: Record | None, load: Callable[[Record], T], say: Callable[[str, str], None]) -> tuple[Record, T] | None:

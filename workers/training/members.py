@@ -113,6 +113,7 @@ class Shard:
         weights, rest = run.capture()
         about = {"members": [m.number for m in run.members], "done": list(self.done), "epoch": run.epoch, "step": run.step}
         self.writer.save(weights, rest, about, lasting=BEST)
+        run.settle = self.writer.settled
         self._saved, self._saves = time.monotonic(), self._saves + 1
 
     def _close(self, member: Member, run: Run) -> None:

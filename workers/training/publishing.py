@@ -116,6 +116,7 @@ def _row(model: Model, measured: dict[str, Any], files: dict[str, Record]) -> di
         "metrics": {"splits": measured["splits"], "modes": measured["modes"]},
         "files": files,
         "sha256": files["model.safetensors"]["sha256"],
+        "details": {"weights": model.weights},
     }
 
 

@@ -1,6 +1,6 @@
 """What changes during training, as one value that goes into a checkpoint and back bit by bit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,8 @@ class Run:
     step: int = 0
     loss: Tensor | None = None
     """The sum over the epoch's rows so far, [] or [K]."""
+    settle: Callable[[], None] | None = None
+    """Waits for whoever still reads the weights and the optimizer's state."""
 
     @property
     def only(self) -> Member:
@@ -115,7 +117,7 @@ class Run:
         self.members, self.gate = [self.members[place] for place in left], self.gate.without(gone)
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights (present and best) by name, and the rest as tensors and plain values."""
+        """Weights (present and best) by name, and the rest as tensors and plain values; parameters are themselves, not copies."""
         weights = {f"now.{name}": tensor for name, tensor in self.network.learned().items()}
         for member in self.members:
             weights |= {f"{BEST}{member.number}.{name}": tensor for name, tensor in member.best.items()}

@@ -25,6 +25,9 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
     if task.scheduled:
         factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)
         set_rates(run.optimizer, [rate * factor for rate in task.rates])
+    if run.settle is not None:
+        run.settle()
+        run.settle = None
     with torch.no_grad():
         task.penalties.add_gradients()
         if spec.gradient_clip is not None:
