@@ -26,6 +26,14 @@ class Limits(Value):
     ratio: float = 100.0
     """Decoded over compressed bytes of one archive member, judged above `ratio_from_bytes` decoded ones."""
     ratio_from_bytes: int = 16 * 2**20
+    images: int = 5_000_000
+    """Members of an archive of images."""
+    image_bytes: int = 64 * 2**20
+    """Of one file."""
+    image_pixels: int = 2**24
+    """Of one image."""
+    image_block_bytes: int = 16 * 2**20
+    """Pixels that are held before they are written."""
     decoded_bytes: int = 16 * GIB
     memory_bytes: int = 3 * GIB
     seconds: int = 1_800

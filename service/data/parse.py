@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from service.data import npz, parts
+from service.data import images, npz, parts
 from service.data.audit import Auditor
 from service.data.columns import DESCRIPTION, PARTS_FILE
 from service.data.csv_text import CSVText
@@ -21,7 +21,7 @@ from service.data.limits import Limits
 from service.data.parquet import ParquetFile
 from service.data.schema import Schema, read
 from service.data.tables import read_table
-from service.errors import StorageFull, TemperError, TooLarge, UnsupportedMediaType, invalid
+from service.errors import StorageFull, TemperError, TooLarge, invalid
 from service.storage.files import NO_SPACE
 from service.values import Value
 
@@ -56,24 +56,26 @@ def finish(description: Description, folder: Path, limits: Limits) -> Descriptio
 
 
 def _file(source: Path, kind: Format, folder: Path, schema: Schema, limits: Limits) -> Description:
-    if kind == "npz":
+    splits: dict[str, int] | None = None
+    if kind == "images":
+        fields, rows, splits = images.read_archive(source, folder, schema, limits)
+        targets = schema.targets or ("label",)
+    elif kind == "npz":
         fields, rows = npz.read_arrays(source, folder, schema, limits)
         targets = schema.targets or npz.default_targets(fields)
-    elif kind in ("csv", "parquet"):
+    else:
         table = CSVText(source, limits) if kind == "csv" else ParquetFile(source, limits)
         schema.check(table.names)
         fields, rows = read_table(table, folder, schema, limits)
         targets = schema.targets or _last(fields, schema)
-    else:
-        raise UnsupportedMediaType("Archives of images are not read by this release; NPZ, CSV and Parquet are.")
     _check_targets(fields, targets)
-    splits = parts.from_column(folder, fields, schema.split_column) if schema.split_column else None
+    splits = parts.from_column(folder, fields, schema.split_column) if schema.split_column else splits
     return Description(
         format=kind,
         rows=rows,
         fields=tuple(fields),
         targets=targets,
-        guessed=kind != "npz" and not schema.targets,
+        guessed=kind in ("csv", "parquet") and not schema.targets,
         splits=splits,
         split_column=schema.split_column,
         missing=schema.missing,

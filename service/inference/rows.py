@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.data.encoding import CategoricalInput, Encoding, Input
+from service.data.encoding import ArrayInput, CategoricalInput, Encoding, Input
 from service.data.labels import number_text
 from service.errors import Flaw, Invalid, TooLarge, invalid
 from service.flaws import cut, pointer
+from service.inference.image_text import image
 
 MOST_FLAWS = 20
 NUMBERS: set[type] = {int, float}
@@ -29,7 +30,7 @@ def read_rows(inputs: Any, encoding: Encoding, *, most: int, where: str = "/inpu
     if len(inputs) > most:
         raise TooLarge(f"{len(inputs)} rows; one answer has at most {most}.", slug="cost-limit")
     if encoding.array:
-        rows = [_unwrapped(row, encoding, f"{where}/{i}") for i, row in enumerate(inputs)]
+        rows = [_unwrapped(row, encoding.array, f"{where}/{i}") for i, row in enumerate(inputs)]
         kinds = NUMBERS if encoding.array.fill is None else NUMBERS_OR_NULL
         return finite(encoding.array.filled(numbers(rows, encoding.shape, where, kinds)), where)
     if not encoding.categorical and all(type(row) is list for row in inputs) and not _gaps(inputs):
@@ -38,15 +39,17 @@ def read_rows(inputs: Any, encoding: Encoding, *, most: int, where: str = "/inpu
     return _table(inputs, encoding, where)
 
 
-def _unwrapped(row: Any, encoding: Encoding, where: str) -> Any:
-    """The array of a row given as an object of its one field."""
-    name = encoding.inputs[0].name
+def _unwrapped(row: Any, expected: ArrayInput, where: str) -> Any:
+    """The array of a row, given as an object of its one field or as an image's text."""
+    name = expected.name
     if isinstance(row, dict):
         strange = [key for key in row if key != name]
         if strange or not row:
             code = "unknown-field" if strange else "missing-field"
             raise invalid(where + pointer(*(strange or [name])[:1]), code, f"the only field is {name!r}")
-    return row[name] if isinstance(row, dict) else row
+    if isinstance(row, dict):
+        where, row = where + pointer(name), row[name]
+    return image(row, expected, where) if isinstance(row, str) else row
 
 
 def _gaps(rows: list[list[Any]]) -> bool:
@@ -59,6 +62,9 @@ def numbers(rows: list[Any], shape: tuple[int, ...], where: str, kinds: set[type
     encoded = np.empty((len(rows), *shape), dtype=np.float32)
     flaws: list[Flaw] = []
     for i, row in enumerate(rows):
+        if isinstance(row, np.ndarray):  # an image, whose shape was looked at
+            encoded[i] = row
+            continue
         flaw = _flaw(row, shape, kinds, pointer=f"{where}/{i}")
         if flaw is None:
             encoded[i] = np.asarray(row, dtype=np.float64).reshape(shape)

@@ -5,12 +5,14 @@ import io
 import pickle
 import struct
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 import numpy.lib.format as npy
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from tests.matrix.table import CHECK, DATASETS, MLP, Answer, Bench, Row, asked, upload
 
@@ -31,6 +33,28 @@ def archive(members: dict[str, bytes | zipfile.ZipInfo], *, method: int = zipfil
         for name, content in members.items():
             made.writestr(name if isinstance(content, bytes) else content, content if isinstance(content, bytes) else b"/etc/passwd")
     return file.getvalue()
+
+
+def picture(kind: str = "PNG", *, size: tuple[int, int] = (6, 5), mode: str = "L") -> bytes:
+    """A noisy image file."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, size[::-1], dtype=np.uint8)
+    (Image.fromarray(pixels) if mode == "L" else Image.new(mode, size)).save(file, kind)
+    return file.getvalue()
+
+
+def animation() -> bytes:
+    """A PNG of two frames."""
+    file = io.BytesIO()
+    Image.new("L", (6, 5)).save(file, "PNG", save_all=True, append_images=[Image.new("L", (6, 5), 9)])
+    return file.getvalue()
+
+
+def linked(name: str) -> zipfile.ZipInfo:
+    """A member that is a link."""
+    member = zipfile.ZipInfo(name)
+    member.external_attr = 0o120777 << 16
+    return member
 
 
 def array(values: Any) -> bytes:
@@ -154,7 +178,32 @@ ARRAYS = [
     bad(88, "truncated", archive({"x.npy": TWO})[:-30], CORRUPT),
     bad(88, "only a beginning", b"PK\x03\x04" + bytes(100), CORRUPT),
     bad(88, "a flipped byte", archive({"x.npy": TWO}).replace(bytes(64), bytes(63) + b"\x01", 1), CORRUPT),
-    bad(88, "images", archive({"cat/1.png": b"\x89PNG", "../2.png": b""}), "unsupported-media-type", status=415),
+]  # fmt: skip
+PNG, JPEG = picture(), picture("JPEG")
+BOMBED = PNG[:16] + struct.pack(">II", 12_000, 12_000) + PNG[24:29] + struct.pack(">I", zlib.crc32(b"IHDR" + struct.pack(
+    ">II", 12_000, 12_000) + PNG[24:29])) + PNG[33:]  # fmt: skip
+IMAGES = [
+    Row(88, "images", upload(archive({"cat/1.png": PNG, "dog/2.jpeg": JPEG, "__MACOSX/._1": b"", "cat/.DS_Store": b""})), 201, None,
+        also=lambda answer: [each["kind"] for each in answer.json["fields"]] == ["image", "categorical"]),
+    bad(88, "an image upwards", archive({"cat/1.png": PNG, "../2.png": PNG}), CORRUPT),
+    bad(88, "an image's drive", archive({"cat/1.png": PNG, "c:/x/2.png": PNG}), CORRUPT),
+    bad(88, "an image behind a slash", archive({"cat/1.png": PNG, "dog\\2.png": PNG}), CORRUPT),
+    bad(88, "a linked image", archive({"cat/1.png": PNG, "dog/2.png": linked("dog/2.png")}), CORRUPT),
+    bad(88, "encrypted images", encrypted(archive({"cat/1.png": PNG, "dog/2.png": PNG})), CORRUPT),
+    bad(88, "an image without a class", archive({"1.png": PNG, "2.png": PNG}), BAD_DATA),
+    bad(88, "an image too deep", archive({"a/b/c/1.png": PNG, "d/b/c/2.png": PNG}), BAD_DATA),
+    bad(88, "some images in parts", archive({"train/cat/1.png": PNG, "dog/2.png": PNG}), BAD_DATA),
+    bad(88, "no image to train on", archive({"test/cat/1.png": PNG, "test/dog/2.png": PNG}), BAD_DATA),
+    bad(88, "an archive among images", archive({"cat/1.png": PNG, "dog/2.zip": b"PK"}), BAD_DATA),
+    bad(88, "one image", archive({"cat/1.png": PNG}), BAD_DATA),
+    bad(88, "images of two sizes", archive({"cat/1.png": PNG, "dog/2.png": picture(size=(4, 4))}), BAD_DATA),
+    bad(88, "an image of 144 megapixels", archive({"cat/1.png": PNG, "dog/2.png": BOMBED}), BOMB, status=413),
+    bad(88, "half a JPEG", archive({"cat/1.png": PNG, "dog/2.jpg": JPEG[: len(JPEG) * 3 // 4]}), CORRUPT),
+    bad(88, "half a PNG", archive({"cat/1.png": PNG, "dog/2.png": PNG[:-30]}), CORRUPT),
+    bad(88, "a GIF by another name", archive({"cat/1.png": PNG, "dog/2.png": picture("GIF")}), CORRUPT),
+    bad(88, "16 bits a channel", archive({"cat/1.png": PNG, "dog/2.png": picture(mode="I;16")}), BAD_DATA),
+    bad(88, "an animation", archive({"cat/1.png": PNG, "dog/2.png": animation()}), BAD_DATA),
+    Row(88, "images called CSV", upload(archive({"cat/1.png": PNG, "dog/2.png": PNG}), "data.csv"), 415, "unsupported-media-type"),
 ]  # fmt: skip
 WORDS = b"x" * 990
 PARQUET = parquet(a=[1, 2, 3] * 100, y=[1, 2, 3] * 100)
@@ -215,4 +264,4 @@ FORMS += [
     Row(84, "a schema of an unknown column", form(FILE, NAME, ("schema", "", b'{"targets": ["z"]}')), 422, BAD_DATA, "/schema/targets/0"),
     Row(84, "labels of another kind", form(FILE, NAME, ("labels", "", b"[1]")), 422, "validation-error", "/labels"),
 ]  # fmt: skip
-ROWS = [*TABLES, *ARRAYS, *FILES, *FORMS]
+ROWS = [*TABLES, *ARRAYS, *IMAGES, *FILES, *FORMS]
