@@ -111,7 +111,7 @@ def _early_stopping(model: Model, summary: Summary) -> dict[str, Any] | None:
 def _calibration(inquiry: Inquiry, axes: Axes, test: Found | None) -> dict[str, Any] | None:
     """Calibration of the default mode on test, and the temperature that validation rows ask for."""
     target = inquiry.targets[0]
-    if target.task != "classification":
+    if not target.calibrates:
         return None
     found = None
     if "validation" in inquiry.parts:
@@ -132,7 +132,7 @@ def _normalization(material: Material) -> dict[str, Any]:
         shift, scale = shift.expand(material.encoding.shape), scale.expand(material.encoding.shape)
         found = {c.name: {names[0]: float(shift[i]), names[1]: float(scale[i])} for i, c in enumerate(material.encoding.numeric)}
     for target, own in zip(material.spec.targets or (), material.scales, strict=True):
-        if target.task == "regression":
+        if target.name in material.originals:
             found[target.name] = {"mean": own.mean.squeeze().tolist(), "std": own.std.squeeze().tolist()}
     return found
 
@@ -165,7 +165,7 @@ def _confusion(inquiry: Inquiry, axes: Axes) -> dict[str, Any] | None:
         answer = inquiry.answers("test", axes)[target.name]
         if names is None or not isinstance(answer, Classes):
             continue
-        truth = inquiry.material.labels[target.name][torch.from_numpy(inquiry.parts["test"])].numpy()
+        truth = target.right(inquiry.material.labels[target.name][torch.from_numpy(inquiry.parts["test"])]).numpy()
         known = truth >= 0
         counts = np.zeros((len(names), len(names)), dtype=int)
         np.add.at(counts, (truth[known], answer.prediction.numpy()[known]), 1)
