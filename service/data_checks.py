@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from service.checks import Flaws
+from service.data.columns import Columns
 from service.data.fields import Description, Field
 from service.errors import Flaw
 from service.spec import TrainSpec
@@ -30,10 +31,10 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
         yield Flaw("/ensemble/selection", "inconsistent-spec", "members are selected on validation rows, and there are none")
 
 
-def widths(targets: Sequence[Target], counts: Sequence[int]) -> Flaws:
+def widths(targets: Sequence[Target], columns: Columns, counts: Sequence[int]) -> Flaws:
     """Numbers of classes that a target cannot have; what an upload called classes is bounded there."""
     for i, (target, count) in enumerate(zip(targets, counts, strict=True)):
-        yield from (flaw._replace(pointer=f"/targets/{i}{flaw.pointer}") for flaw in target.unfit(count))
+        yield from (flaw._replace(pointer=f"/targets/{i}{flaw.pointer}") for flaw in target.unfit(columns, count))
 
 
 def _features(spec: TrainSpec, description: Description, targets: list[str], fields: dict[str, Field]) -> Flaws:
@@ -45,7 +46,24 @@ def _features(spec: TrainSpec, description: Description, targets: list[str], fie
                 yield Flaw(f"/features/{key}/{i}", "inconsistent-spec", f"{name!r} is a target")
     if any(name not in fields for name in targets):
         return
+    if spec.features.weight is not None:
+        yield from _weight(spec.features.weight, spec.features.use or (), targets, fields)
     yield from _inputs(spec, description.inputs(tuple(targets)))
+
+
+def _weight(name: str, used: Sequence[str], targets: Sequence[str], fields: dict[str, Field]) -> Flaws:
+    """What keeps a column from being sample weights."""
+    where, field = "/features/weight", fields.get(name)
+    if field is None:
+        yield Flaw(where, "inconsistent-spec", f"the dataset has no field {name!r}")
+    elif field.kind != "numeric":
+        yield Flaw(where, "inconsistent-spec", f"{name!r} is {field.kind}; weights are numbers")
+    elif name in targets or name in used:
+        yield Flaw(where, "inconsistent-spec", f"{name!r} is {'a target' if name in targets else 'an input'}, so that it is no weight")
+    elif field.missing:
+        yield Flaw(where, "invalid-data", f"{name!r} misses {field.missing} values")
+    elif field.min is None or field.min < 0 or not field.max:
+        yield Flaw(where, "invalid-data", f"{name!r} runs from {field.min} to {field.max}; weights are at least 0, and some are more")
 
 
 def _inputs(spec: TrainSpec, fields: tuple[Field, ...]) -> Flaws:

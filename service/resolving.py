@@ -116,7 +116,9 @@ def _distributes(field: Field, source: Source) -> bool:
     """Whether a field holds rows of probabilities."""
     if len(field.shape) != 1 or field.shape[0] < 2 or field.dtype == "uint8" or field.min is None or field.min < 0 or (field.max or 0) > 1:
         return False
-    return bool(np.allclose(Columns(source.folder).read(field.name).sum(axis=1), 1.0, atol=1e-6))
+    sums = Columns(source.folder).read(field.name).sum(axis=1, dtype=np.float64)
+    known = sums[~np.isnan(sums)]
+    return bool(len(known) and np.allclose(known, 1.0, atol=1e-6))
 
 
 def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settings, warnings: list[Flaw]) -> Plan:
@@ -128,7 +130,7 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     checks.refuse(checks.size(spec, shape, settings))
     network = blueprint(spec, source)
     batch = len_batch(spec, parts["train"])
-    inputs = description.inputs(tuple(target.name for target in spec.targets or ()))
+    inputs = spec.features.select(description.inputs(tuple(target.name for target in spec.targets or ())))
     load = Load(
         rows=description.rows,
         row_bytes=sum(max(4, _width(field)) for field in inputs),
@@ -192,7 +194,7 @@ def blueprint(spec: TrainSpec, source: Source) -> Network:
     shape = expected_shape(inputs, spec.features)
     columns = Columns(source.folder)
     widths = tuple(target.width(columns, shape) for target in targets)
-    checks.refuse(data_checks.widths(targets, widths))
+    checks.refuse(data_checks.widths(targets, columns, widths))
     with torch.device("meta"):
         plain = Normalize(torch.zeros(1), torch.ones(1))
         scales = [Scale(torch.zeros(1), torch.ones(1)) for _ in targets]

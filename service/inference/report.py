@@ -15,6 +15,7 @@ from service.inference.material import Material
 from service.inference.measuring import Found, Inquiry, center, jsonable_object, temperature
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
+from service.inference.report_targets import targets
 from service.nets.network import weights_of
 from service.tricks.modes import Asking, Axes, Mode
 from service.tricks.optimization import SGD
@@ -42,6 +43,7 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "modes": _modes(inquiry) if tested else None,
             "uncertainty": _uncertainty(inquiry) if tested else None,
             "members": members,
+            "targets": targets(inquiry),
             "early_stopping": _early_stopping(model, summaries[model.best]),
             "ensemble": ensemble(inquiry, summaries, members),
             "dropout": dropout(inquiry),

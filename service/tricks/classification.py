@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from service.data.columns import Columns
@@ -22,9 +22,15 @@ SURE = 1e-12
 """Least 1 - p that a power is taken of: below it a gradient would be 0 times infinity."""
 
 
-def _probable(raw: Tensor) -> Tensor:
-    """The index of the most probable class [.., N]."""
-    return raw.argmax(-1)
+def _class_weights(value: Any) -> Any:
+    if value is None or value == "balanced":
+        return value
+    if not isinstance(value, dict):
+        raise refuse("unknown-choice", 'class_weights are null, "balanced" or an object of numbers by class')
+    for name, weight in value.items():
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight <= 1e6:
+            raise refuse("value-out-of-range", f"the weight of class {name!r} is a number from 0 to 1e6")
+    return {name: float(weight) for name, weight in value.items()}
 
 
 class Classification(Head):
@@ -39,7 +45,7 @@ class Classification(Head):
     """One of several classes."""
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     """Cross-entropy, or cross-entropy times (1 - p)^gamma, which counts rows less that are easy (Lin et al. 2017)."""
-    class_weights: Annotated[Literal["balanced"] | dict[str, ClassWeight] | None, Field(union_mode="left_to_right")] = None
+    class_weights: Annotated[Literal["balanced"] | dict[str, ClassWeight] | None, BeforeValidator(_class_weights)] = None
     """Weights of the classes by name, those left out 1; "balanced": N / (C N_c) of the training rows."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a label that is spread over all classes."""
@@ -73,19 +79,18 @@ class Classification(Head):
             field.classes is None and field.min is not None and field.min == field.max
         ):
             yield Flaw("/name", "invalid-data", f"{self.name!r} has fewer than two classes")
-        if field.classes is not None and isinstance(self.class_weights, dict):
-            yield from self._unknown(field.values)
         if not parts["validation"] and getattr(self.decision, "threshold", None) == "validation":
             yield Flaw("/decision/threshold", "inconsistent-spec", "a threshold is chosen on validation rows, and there are none")
 
-    def unfit(self, width: int) -> Iterator[Flaw]:
+    def unfit(self, columns: Columns, width: int) -> Iterator[Flaw]:
         if width > MOST_CLASSES:
             message = f"{self.name!r} has {width} distinct values; a classification has at most {MOST_CLASSES} classes"
             yield Flaw("/task", "inconsistent-spec", message)
         yield from decision_flaws(self.decision, width)
-
-    def _unknown(self, classes: tuple[str, ...]) -> Iterator[Flaw]:
-        for name in self.class_weights or ():
+        if not isinstance(self.class_weights, dict):
+            return
+        classes = classes_of(columns, columns.description.field(self.name))
+        for name in self.class_weights:
             if name not in classes:
                 yield Flaw("/class_weights", "inconsistent-spec", f"there is no class {name!r}; there are {', '.join(classes[:20])}")
 
@@ -122,13 +127,19 @@ class Classification(Head):
         if self.plain and not soft:
             return F.cross_entropy(raw.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
         logs = raw.log_softmax(-1)
-        terms = logs if self.gamma is None else logs * (-torch.expm1(logs)).clamp(min=SURE) ** self.gamma
+        terms = logs if self.gamma is None else logs * self._focus(logs)
         if self._weights is not None:
             terms = terms * self._weights.to(raw)
         own = (labels.to(raw.dtype) * terms).sum(-1) if soft else terms.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         if not self.label_smoothing:
             return -own
         return -((1 - self.label_smoothing) * own + self.label_smoothing * terms.mean(-1))
+
+    def _focus(self, logs: Tensor) -> Tensor:
+        """(1 - p)^gamma, of each member by itself: what a power rounds to depends on the place in a tensor."""
+        if logs.ndim > 2:
+            return torch.stack([self._focus(own) for own in logs])
+        return (-torch.expm1(logs)).clamp(min=SURE) ** (self.gamma or 0.0)
 
     def shares(self, labels: Tensor) -> Tensor | None:
         """The weight of each row's class [.., N]."""
@@ -156,7 +167,7 @@ class Classification(Head):
         p = raw.softmax(-1)
         right = p.gather(1, labels.unsqueeze(1)).squeeze(1)
         # |p - onehot|^2 = |p|^2 - 2 p_y + 1.
-        found = {"loss": self.losses(raw, labels), "hits": (_probable(raw) == labels).float(), "brier": p.square().sum(-1) - 2 * right + 1}
+        found = {"loss": self.losses(raw, labels), "hits": (raw.argmax(-1) == labels).float(), "brier": p.square().sum(-1) - 2 * right + 1}
         if self.plain:
             return found
         shares = self.shares(labels)

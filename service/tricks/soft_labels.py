@@ -13,6 +13,9 @@ from service.data.labels import MOST_CLASSES, numbers_of
 from service.errors import Flaw
 from service.tricks.targets import Distribution, Given, Head, Labelled, absent, plain_scale
 
+SLACK = 1e-4
+"""By how much the sum of a row of probabilities may miss 1."""
+
 
 class SoftLabels(Head):
     """Probabilities of C classes, the columns of an array; labels float32 [.., N, C] that sum to 1, NaN where missing."""
@@ -38,9 +41,13 @@ class SoftLabels(Head):
         elif field.min is not None and field.max is not None and (field.min < 0 or field.max > 1):
             yield Flaw("/task", "inconsistent-spec", f"{self.name!r} runs from {field.min:g} to {field.max:g}; probabilities from 0 to 1")
 
-    def unfit(self, width: int) -> Iterator[Flaw]:
+    def unfit(self, columns: Columns, width: int) -> Iterator[Flaw]:
         if width > MOST_CLASSES:
             yield Flaw("/task", "inconsistent-spec", f"{self.name!r} has {width} classes; there are at most {MOST_CLASSES}")
+        sums = columns.read(self.name).sum(axis=1, dtype=np.float64)
+        wrong = np.flatnonzero(np.abs(sums - 1) > SLACK)
+        if len(wrong):
+            yield Flaw("/task", "invalid-data", f"row {wrong[0]} of {self.name!r} sums to {sums[wrong[0]]:g}, and probabilities to 1")
 
     def labelled(self, given: Given) -> Labelled:
         values = numbers_of(given.columns, given.columns.description.field(self.name)).astype(np.float32)

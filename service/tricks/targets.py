@@ -108,8 +108,8 @@ class Head(Value):
         """What keeps it from being learnt from a dataset with so many rows in each part; pointers are within the target."""
         yield from ()
 
-    def unfit(self, width: int) -> Iterator[Flaw]:
-        """What keeps it from having that many classes or numbers; pointers are within the target."""
+    def unfit(self, columns: Columns, width: int) -> Iterator[Flaw]:
+        """What keeps it from having that many classes or numbers, looking at the rows; pointers are within the target."""
         yield from ()
 
     def labelled(self, given: Given) -> Labelled:
@@ -134,7 +134,7 @@ class Head(Value):
         """The mean of `losses` over rows that all have a label."""
         shares = self.shares(labels)
         losses = self.losses(raw, labels)
-        return losses.mean(-1) if shares is None else losses.sum(-1) / shares.sum(-1)
+        return losses.mean(-1) if shares is None else losses.sum(-1) / positive(shares.sum(-1))
 
     def missing(self, labels: Tensor) -> Tensor:
         """Rows without a label, as booleans [.., N]."""
@@ -221,5 +221,9 @@ def mean_loss(target: Head, raw: Tensor, labels: Tensor, weights: Tensor | None 
     losses = losses.masked_fill(missing, 0.0)
     if weights is not None:
         losses, counted = losses * weights, counted * weights
-    total = counted.sum(-1)
-    return losses.sum(-1) / torch.where(total > 0, total, torch.ones_like(total))
+    return losses.sum(-1) / positive(counted.sum(-1))
+
+
+def positive(total: Tensor) -> Tensor:
+    """A sum to divide by; 1 where nothing counts, so that 0 stays 0."""
+    return torch.where(total > 0, total, torch.ones_like(total))
