@@ -5,17 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from service.checks import Flaws
+from service.data.columns import Columns
 from service.data.fields import Description, Field
-from service.data.labels import MOST_CLASSES
 from service.errors import Flaw
 from service.spec import TrainSpec
 from service.tricks.multitask import Target
 from service.tricks.splits import Split
-
-MONITORS = {
-    "classification": ("loss", "error", "accuracy", "nll", "brier", "balanced_accuracy", "f1_macro", "auroc", "ece"),
-    "regression": ("loss", "rmse", "mae", "mse", "r2", "nll"),
-}
 
 
 def data(spec: TrainSpec, description: Description, parts: dict[str, int], warnings: list[Flaw]) -> Flaws:
@@ -24,7 +19,7 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
     targets = spec.targets or ()
     names = [target.name for target in targets]
     for i, target in enumerate(targets):
-        yield from _target(f"/targets/{i}", target, fields, description)
+        yield from (flaw._replace(pointer=f"/targets/{i}{flaw.pointer}") for flaw in target.misfits(description, parts))
         if target.name in names[:i]:
             yield Flaw(f"/targets/{i}/name", "inconsistent-spec", f"the target {target.name!r} is named twice")
     yield from _features(spec, description, names, fields)
@@ -36,28 +31,10 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
         yield Flaw("/ensemble/selection", "inconsistent-spec", "members are selected on validation rows, and there are none")
 
 
-def _target(where: str, target: Target, fields: dict[str, Field], description: Description) -> Flaws:
-    field = fields.get(target.name)
-    if field is None or field.kind == "ignore" or (description.format == "npz" and target.name == "x"):
-        yield Flaw(f"{where}/name", "inconsistent-spec", f"the dataset has no target {target.name!r}; it has {', '.join(fields)}")
-        return
-    if target.task == "classification":
-        if field.kind in ("image", "tensor"):
-            yield Flaw(f"{where}/task", "inconsistent-spec", f"{target.name!r} holds arrays, which are no classes")
-        elif (field.classes is not None and len(field.classes) < 2) or (
-            field.classes is None and field.min is not None and field.min == field.max
-        ):
-            yield Flaw(f"{where}/name", "invalid-data", f"{target.name!r} has fewer than two classes")
-    elif field.discrete:
-        yield Flaw(f"{where}/task", "inconsistent-spec", f"{target.name!r} is {field.kind}; regression needs numbers")
-
-
-def classes(targets: Sequence[Target], widths: Sequence[int]) -> Flaws:
-    """Numbers that are too many to be classes; what an upload called classes is bounded there."""
-    for i, (target, width) in enumerate(zip(targets, widths, strict=True)):
-        if target.task == "classification" and width > MOST_CLASSES:
-            message = f"{target.name!r} has {width} distinct values; a classification has at most {MOST_CLASSES} classes"
-            yield Flaw(f"/targets/{i}/task", "inconsistent-spec", message)
+def widths(targets: Sequence[Target], columns: Columns, counts: Sequence[int]) -> Flaws:
+    """Numbers of classes that a target cannot have; what an upload called classes is bounded there."""
+    for i, (target, count) in enumerate(zip(targets, counts, strict=True)):
+        yield from (flaw._replace(pointer=f"/targets/{i}{flaw.pointer}") for flaw in target.unfit(columns, count))
 
 
 def _features(spec: TrainSpec, description: Description, targets: list[str], fields: dict[str, Field]) -> Flaws:
@@ -69,7 +46,24 @@ def _features(spec: TrainSpec, description: Description, targets: list[str], fie
                 yield Flaw(f"/features/{key}/{i}", "inconsistent-spec", f"{name!r} is a target")
     if any(name not in fields for name in targets):
         return
+    if spec.features.weight is not None:
+        yield from _weight(spec.features.weight, spec.features.use or (), targets, fields)
     yield from _inputs(spec, description.inputs(tuple(targets)))
+
+
+def _weight(name: str, used: Sequence[str], targets: Sequence[str], fields: dict[str, Field]) -> Flaws:
+    """What keeps a column from being sample weights."""
+    where, field = "/features/weight", fields.get(name)
+    if field is None:
+        yield Flaw(where, "inconsistent-spec", f"the dataset has no field {name!r}")
+    elif field.kind != "numeric":
+        yield Flaw(where, "inconsistent-spec", f"{name!r} is {field.kind}; weights are numbers")
+    elif name in targets or name in used:
+        yield Flaw(where, "inconsistent-spec", f"{name!r} is {'a target' if name in targets else 'an input'}, so that it is no weight")
+    elif field.missing:
+        yield Flaw(where, "invalid-data", f"{name!r} misses {field.missing} values")
+    elif field.min is None or field.min < 0 or not field.max:
+        yield Flaw(where, "invalid-data", f"{name!r} runs from {field.min} to {field.max}; weights are at least 0, and some are more")
 
 
 def _inputs(spec: TrainSpec, fields: tuple[Field, ...]) -> Flaws:
@@ -137,8 +131,7 @@ def _training(spec: TrainSpec, parts: dict[str, int], warnings: list[Flaw]) -> F
 def _monitor(monitor: str, targets: Sequence[Target]) -> Flaws:
     choices = {"loss"}
     for target in targets:
-        # Without a variance there is no density to measure.
-        names = [name for name in MONITORS[target.task] if name != "nll" or target.loss != "mse"]
+        names = target.monitors
         choices |= {f"{target.name}.{name}" for name in names} | (set(names) if len(targets) == 1 else set())
     if monitor not in choices:
         yield Flaw("/early_stopping/monitor", "unknown-choice", f"this release monitors {', '.join(sorted(choices))}")

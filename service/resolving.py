@@ -14,7 +14,6 @@ from service import checks, data_checks
 from service.data.columns import Columns
 from service.data.encoding import expected_shape
 from service.data.fields import Description, Field
-from service.data.labels import classes_of
 from service.errors import Flaw, Invalid, NotFound
 from service.estimate import Cost, Load, cost_of
 from service.flaws import flaws_of
@@ -24,7 +23,6 @@ from service.settings import Settings
 from service.spec import JobSpec, RobustnessSpec, TrainSpec
 from service.tricks import splits
 from service.tricks.bagging import Ensemble
-from service.tricks.multitask import Target
 from service.tricks.normalization import Normalize
 from service.tricks.splits import GIVEN, Split
 
@@ -118,7 +116,9 @@ def _distributes(field: Field, source: Source) -> bool:
     """Whether a field holds rows of probabilities."""
     if len(field.shape) != 1 or field.shape[0] < 2 or field.dtype == "uint8" or field.min is None or field.min < 0 or (field.max or 0) > 1:
         return False
-    return bool(np.allclose(Columns(source.folder).read(field.name).sum(axis=1), 1.0, atol=1e-6))
+    sums = Columns(source.folder).read(field.name).sum(axis=1, dtype=np.float64)
+    known = sums[~np.isnan(sums)]
+    return bool(len(known) and np.allclose(known, 1.0, atol=1e-6))
 
 
 def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settings, warnings: list[Flaw]) -> Plan:
@@ -130,7 +130,7 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     checks.refuse(checks.size(spec, shape, settings))
     network = blueprint(spec, source)
     batch, shards = len_batch(spec, parts["train"]), _shards(spec.ensemble, settings.shards)
-    inputs = description.inputs(tuple(target.name for target in spec.targets or ()))
+    inputs = spec.features.select(description.inputs(tuple(target.name for target in spec.targets or ())))
     load = Load(
         rows=description.rows,
         row_bytes=sum(max(4, _width(field)) for field in inputs),
@@ -190,22 +190,15 @@ def len_batch(spec: TrainSpec, train: int) -> int:
 def blueprint(spec: TrainSpec, source: Source) -> Network:
     """The network on the meta device, without memory: for shapes and counts; raises Invalid for too many classes."""
     targets = spec.targets or ()
-    fields = {field.name: field for field in source.description.fields}
-    widths = tuple(width_of(target, fields[target.name], source.folder) for target in targets)
-    checks.refuse(data_checks.classes(targets, widths))
     inputs = spec.features.select(source.description.inputs(tuple(target.name for target in targets)))
     shape = expected_shape(inputs, spec.features)
+    columns = Columns(source.folder)
+    widths = tuple(target.width(columns, shape) for target in targets)
+    checks.refuse(data_checks.widths(targets, columns, widths))
     with torch.device("meta"):
         plain = Normalize(torch.zeros(1), torch.ones(1))
         scales = [Scale(torch.zeros(1), torch.ones(1)) for _ in targets]
         return Network(NetworkSpec(spec.architecture, shape, targets, widths), plain, scales, None)
-
-
-def width_of(target: Target, field: Field, folder: Path) -> int:
-    """Classes of a classification target, dimensions of a regression one."""
-    if target.task == "classification":
-        return len(classes_of(Columns(folder), field))
-    return max(1, torch.Size(field.shape).numel())
 
 
 def _filled(spec: TrainSpec, source: Source, layers: tuple[str, ...], batch: int) -> TrainSpec:

@@ -32,22 +32,20 @@ class Features(Value):
     """What becomes of a category that training never saw."""
     missing: Literal["impute", "error"] = "impute"
     """Whether a missing value is imputed or refused."""
-    weight: Literal["column"] | None = None
-    """A column of sample weights."""
+    weight: str | None = None
+    """A column of sample weights, at least 0: the loss is the weighted mean of a batch. It is no input."""
 
     @model_validator(mode="after")
     def _one_list(self) -> "Features":
         if self.use is not None and self.drop is not None:
             raise PydanticCustomError("inconsistent-spec", "use and drop exclude each other", {"pointer": "/drop"})
-        if self.weight is not None:
-            raise PydanticCustomError("unknown-choice", "this release has no sample weights", {"pointer": "/weight"})
         return self
 
     def select(self, fields: Sequence[Field]) -> tuple[Field, ...]:
         """The fields that stay."""
         if self.use is not None:
             return tuple(field for field in fields if field.name in self.use)
-        return tuple(field for field in fields if field.name not in (self.drop or ()))
+        return tuple(field for field in fields if field.name not in (*(self.drop or ()), self.weight))
 
 
 class NumericInput(Value):

@@ -45,7 +45,9 @@ def _units(network: Network) -> int:
 
 def _ask(model: Model, x: Tensor, axes: Axes, *, keep: bool, beat: Callable[[], None]) -> dict[str, Answer]:
     pools: dict[str, ClassPool | NumberPool] = {
-        target.name: ClassPool(axes.combine, keep=keep) if target.task == "classification" else NumberPool(keep=keep)
+        target.name: ClassPool(axes.combine, keep=keep, decision=model.decision(target))
+        if target.says == "classes"
+        else NumberPool(keep=keep, noise=model.noise(target))
         for target in model.spec.targets or ()
     }
     for said, weights in passes(model, x, axes, fresh=True, beat=beat):

@@ -17,11 +17,10 @@ from service.inference.rows import MOST_FLAWS, NUMBERS, category_text, finite, n
 from service.tricks.attacks import Attack, Attacked, Box, LossOf
 from service.tricks.modes import Asking, Axes
 from service.tricks.norms import NORMS
+from service.tricks.soft_labels import SLACK
 
 MOST_PASSES = 2_000_000
 """Rows times forward passes times networks of one answer; a robustness job has no such bound."""
-
-
 MOST_NETWORKS = 2000
 """Networks whose graphs are held at once for a gradient."""
 BATCH_ROWS = 250
@@ -88,7 +87,8 @@ def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str,
     if isinstance(before, Numbers):
         loss_of: LossOf = DeployedNumbers(model, axes, target, _values(wanted, before.mean.shape[-1], where))
     else:
-        loss_of = Deployed(model, axes, target, _labels(wanted, names or (), where), request.attack.criterion)
+        read = _labels if next(each for each in model.spec.targets or () if each.name == target).calibrates else _shares
+        loss_of = Deployed(model, axes, target, read(wanted, names or (), where), request.attack.criterion)
     alive = ~loss_of.broken(x)
     # A row that was wrong before is not attacked: its input comes back as it was.
     moved = x.clone()
@@ -161,6 +161,17 @@ def _labels(wanted: list[Any], names: tuple[str, ...], where: str) -> Tensor:
     if flaws:
         raise Invalid(flaws[:MOST_FLAWS])
     return torch.tensor([places[str(category_text(value))] for value in wanted])
+
+
+def _shares(wanted: list[Any], names: tuple[str, ...], where: str) -> Tensor:
+    """Distributions [N, C]: rows of probabilities, or for all rows the name of the class that has all."""
+    if not any(isinstance(value, list) for value in wanted):
+        return torch.nn.functional.one_hot(_labels(wanted, names, where), len(names)).float()
+    shares = torch.from_numpy(finite(numbers(wanted, (len(names),), where, NUMBERS), where))
+    wrong = ((shares < 0).any(-1) | ((shares.sum(-1) - 1).abs() > SLACK)).nonzero()
+    if len(wrong):
+        raise invalid(f"{where}/{int(wrong[0])}", "value-out-of-range", "probabilities are at least 0 and sum to 1")
+    return shares
 
 
 def _values(wanted: list[Any], width: int, where: str) -> Tensor:

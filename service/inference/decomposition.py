@@ -108,10 +108,10 @@ def answer_errors(answer: Answer, target: Target, material: Material, rows: NDAr
 
 
 def class_errors(p: Floats, target: Target, material: Material, rows: NDArray[np.int64]) -> tuple[str, Floats]:
-    """Probabilities [K, N, C] minus the true class's 1: their squares add up to the Brier score."""
-    labels = material.labels[target.name][torch.from_numpy(rows)].numpy()
-    known = np.asarray(labels >= 0)
-    return "brier", p[:, known] - np.eye(p.shape[-1])[labels[known]]
+    """Probabilities [K, N, C] minus the true class's 1, or the true ones: their squares add up to the Brier score."""
+    labels = material.labels[target.name][torch.from_numpy(rows)]
+    known = ~target.missing(labels)
+    return "brier", p[:, known.numpy()] - target.truth(labels[known], p.shape[-1]).numpy()
 
 
 def number_errors(mean: Floats, target: Target, material: Material, rows: NDArray[np.int64]) -> tuple[str, Floats]:

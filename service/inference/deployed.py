@@ -20,7 +20,10 @@ MOST_MASKS = 30
 
 @dataclass(frozen=True)
 class Deployed:
-    """A model, a point on its axes, and a classification target with labels [N] that count as right; `beat` as of `ask`."""
+    """A model, a point on its axes, and a target of classes with labels that count as right; `beat` as of `ask`.
+
+    Labels are indices [N], or distributions [N, C], of which the most probable class is right.
+    """
 
     model: Model
     axes: Axes
@@ -32,16 +35,24 @@ class Deployed:
     def __call__(self, x: Tensor) -> Tensor:
         """The loss [N] of the averaged probability, or its margin: max of the others minus the label's."""
         logs = log_mean_probability(self.model, attacked(self.axes), self.target, x, beat=self.beat)
-        right = logs.gather(-1, self.labels.unsqueeze(1)).squeeze(1)
+        if self.criterion == "cross_entropy" and self.labels.is_floating_point():
+            return -(self.labels.to(logs.dtype) * logs).sum(-1)
+        places = self.right.unsqueeze(1)
+        right = logs.gather(-1, places).squeeze(1)
         if self.criterion == "cross_entropy":
             return -right
-        others = logs.scatter(-1, self.labels.unsqueeze(1), -math.inf).amax(-1)
+        others = logs.scatter(-1, places, -math.inf).amax(-1)
         return others - right
+
+    @property
+    def right(self) -> Tensor:
+        """The index of the class that counts as right [N]."""
+        return self.labels.argmax(-1) if self.labels.is_floating_point() else self.labels
 
     def broken(self, x: Tensor) -> Tensor:
         """Rows [N] whose answer is not the label."""
         answer = ask(self.model, x, self.axes, beat=self.beat)[self.target]
-        return answer.prediction != self.labels if isinstance(answer, Classes) else torch.zeros(len(x), dtype=torch.bool)
+        return answer.prediction != self.right if isinstance(answer, Classes) else torch.zeros(len(x), dtype=torch.bool)
 
     def only(self, chosen: Tensor) -> "Deployed":
         """The same for some of the rows."""

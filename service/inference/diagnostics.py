@@ -78,7 +78,7 @@ class Trial:
         if rises and max(rises) > TOLERANCE:
             return Check(NAMES[1], False, max(rises), "accuracy rises with epsilon")
         left = self._standing(self._pgd(full_range(self.subject.model.encoding, self._lead.norm), steps=40))
-        counts = torch.bincount(self.subject.labels[self.subject.labels >= 0])
+        counts = torch.bincount(self.subject.truth[self.subject.truth >= 0])
         chance = float(counts.max() / counts.sum())
         return Check(NAMES[1], left <= chance + TOLERANCE, left, f"accuracy at the full range of the inputs; chance is {chance:.2f}")
 

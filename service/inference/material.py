@@ -10,12 +10,13 @@ from torch import Tensor
 
 from service.data.columns import Columns
 from service.data.encoding import Encoding, fit
-from service.data.labels import classes_of, labels_of, numbers_of
+from service.data.labels import labels_of
 from service.nets.network import NetworkSpec, Scale
 from service.spec import TrainSpec
 from service.tricks import splits
 from service.tricks.multitask import Target
 from service.tricks.normalization import Normalize
+from service.tricks.targets import Given
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,18 @@ class Material:
     inputs: NDArray[Any]
     """All rows, encoded [N, ...], of their own type."""
     labels: dict[str, Tensor]
-    """By target: int64 [N], -1 missing, or float32 [N, D] in normalized units, NaN missing."""
+    """By target: int64 [N], -1 missing, or float32 [N, D] in normalized units or [N, C], NaN missing."""
     originals: dict[str, NDArray[np.float64]]
-    """Regression targets in their own unit [N, D]."""
+    """Numbers in their own unit [N, D]."""
+    fitted: tuple[Target, ...] = ()
+    """The targets with what their losses take from the training rows; empty: those of the spec."""
+    weights: Tensor | None = None
+    """What each row counts in the training loss [N]; None: all alike."""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets, as losses take them."""
+        return self.fitted or self.spec.targets or ()
 
     def rows(self, part: NDArray[np.int64]) -> tuple[Tensor, dict[str, Tensor]]:
         """Inputs and labels of some rows."""
@@ -57,34 +67,34 @@ def prepare(spec: TrainSpec, columns: Columns) -> Material:
     inputs = encoding.read(columns)
     kind = encoding.array.kind if encoding.array else "table"
     preprocess = spec.preprocessing.fit(inputs, parts.train, kind=kind, plain=encoding.plain)
-    labels: dict[str, Tensor] = {}
-    originals: dict[str, NDArray[np.float64]] = {}
-    scales, classes, widths = [], [], []
-    for target in targets:
-        field = description.field(target.name)
-        if target.task == "classification":
-            names = classes_of(columns, field)
-            labels[target.name] = torch.from_numpy(labels_of(columns, field))
-            scale = Scale(torch.zeros(1), torch.ones(1))
-        else:
-            names = None
-            originals[target.name] = numbers_of(columns, field)
-            scale = target_scale(originals[target.name][parts.train], standardize=spec.preprocessing.normalize_targets)
-            normalized = (originals[target.name] - scale.mean.double().numpy()) / scale.std.double().numpy()
-            labels[target.name] = torch.from_numpy(normalized.astype(np.float32))
-        scales.append(scale)
-        classes.append(names)
-        widths.append(len(names) if names is not None else originals[target.name].shape[1])
-    network = NetworkSpec(spec.architecture, encoding.shape, targets, tuple(widths))
+    given = Given(columns, parts.train, inputs, preprocess, spec.preprocessing.normalize_targets)
+    read = {target.name: target.labelled(given) for target in targets}
+    train = torch.from_numpy(parts.train)
     return Material(
-        spec, network, encoding, preprocess, tuple(scales), tuple(classes), parts, inputs, labels, originals
-    )  # fmt: skip
+        spec,
+        NetworkSpec(spec.architecture, encoding.shape, targets, tuple(each.width for each in read.values())),
+        encoding,
+        preprocess,
+        tuple(Scale(each.mean, each.std) for each in read.values()),
+        tuple(each.classes for each in read.values()),
+        parts,
+        inputs,
+        {name: each.labels for name, each in read.items()},
+        {name: each.originals for name, each in read.items() if each.originals is not None},
+        tuple(target.fitted(read[target.name].labels[train], read[target.name].classes) for target in targets),
+        _sample_weights(spec, columns),
+    )
+
+
+def _sample_weights(spec: TrainSpec, columns: Columns) -> Tensor | None:
+    name = spec.features.weight
+    return torch.from_numpy(columns.read(name).astype(np.float32)) if name is not None else None
 
 
 def draw_parts(spec: TrainSpec, columns: Columns) -> splits.Parts:
     """The rows of each part of a resolved spec."""
     split = spec.split if spec.split is not None else splits.Split()
-    first = next((target for target in spec.targets or () if target.task == "classification"), None)
+    first = next((target for target in spec.targets or () if target.stratifies), None)
     needed = None if isinstance(split, str) else split
     return splits.draw(
         split,
@@ -100,14 +110,3 @@ def draw_parts(spec: TrainSpec, columns: Columns) -> splits.Parts:
 
 def _strata(target: Target | None, columns: Columns) -> NDArray[np.int64] | None:
     return labels_of(columns, columns.description.field(target.name)) if target is not None else None
-
-
-def target_scale(values: NDArray[np.float64], *, standardize: bool) -> Scale:
-    """Mean and standard deviation of training targets [N, D]; constant ones are divided by 1."""
-    width = values.shape[1]
-    known = values[~np.isnan(values).any(axis=1)]
-    if not standardize or not len(known):
-        return Scale(torch.zeros(width), torch.ones(width))
-    mean, std = known.mean(axis=0), known.std(axis=0)
-    std = np.where(std <= np.finfo(np.float32).eps * np.abs(known).max(axis=0), 1.0, std)
-    return Scale(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))

@@ -18,7 +18,7 @@ from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers, joined
 from service.nets.network import Scale
 from service.tricks.modes import Asking, Axes, Mode
-from service.tricks.multitask import Target
+from service.tricks.multitask import Distribution, Target, mean_loss, total
 
 Found = dict[str, float | None]
 Rows = NDArray[np.int64]
@@ -86,26 +86,31 @@ def center(answer: Answer) -> Tensor:
 
 def measure_answers(answers: Answers, model: Model, material: Material, rows: Rows) -> Found:
     """The metrics of answers on these rows; with several targets `<target>.<metric>` and the weighted `loss`."""
-    targets = model.spec.targets or ()
+    targets = material.targets
     found = {t.name: of_answer(t, answers[t.name], material, rows, scale) for t, scale in zip(targets, material.scales, strict=True)}
     if len(targets) == 1:
         return found[targets[0].name]
     named: Found = {f"{name}.{metric}": value for name, values in found.items() for metric, value in values.items()}
-    losses = [found[target.name].get("loss") for target in targets]
-    known = [target.weight * loss for target, loss in zip(targets, losses, strict=True) if loss is not None]
-    return {**named, "loss": sum(known) if len(known) == len(targets) else None}
+    losses = {name: loss for name, values in found.items() if (loss := values.get("loss")) is not None}
+    return {**named, "loss": total(targets, losses, model.log_variances) if len(losses) == len(targets) else None}
 
 
 def of_answer(target: Target, answer: Answer, material: Material, rows: Rows, scale: Scale) -> Found:
     """One target's metrics; null where one is not defined on these rows."""
+    labels = material.labels[target.name][torch.from_numpy(rows)]
     if isinstance(answer, Classes):
-        found = metrics.classification(answer.probabilities.numpy(), material.labels[target.name][torch.from_numpy(rows)].numpy())
-        return _finite({**found, "loss": found.get("nll", math.nan)})
-    truth = material.originals[target.name][rows]
-    return _finite(_regression(answer, truth, scale.std.double().numpy(), gaussian=target.loss == "gaussian_nll"))
+        p = answer.probabilities
+        if not target.calibrates:
+            found = metrics.distribution(p.numpy(), labels.double().numpy())
+        else:
+            found = metrics.classification(p.numpy(), labels.numpy(), answer.prediction.numpy())
+        if found:
+            found["loss"] = found["nll"] if target.plain else float(mean_loss(target, p.clamp(min=metrics.TINY).log(), labels))
+        return _finite(found)
+    return _finite(_regression(target, answer, material.originals[target.name][rows], scale))
 
 
-def _regression(answer: Numbers, truth: NDArray[np.float64], std: NDArray[np.float64], *, gaussian: bool) -> dict[str, float]:
+def _regression(target: Target, answer: Numbers, truth: NDArray[np.float64], scale: Scale) -> dict[str, float]:
     mean = answer.mean.numpy()
     variance = answer.variance.numpy() if answer.aleatoric is not None and answer.variance is not None else None
     kept = answer.members
@@ -117,12 +122,8 @@ def _regression(answer: Numbers, truth: NDArray[np.float64], std: NDArray[np.flo
     found = metrics.regression(mean, truth, variance, members)
     if not found:
         return {}
-    if gaussian:
-        # The density of z = (y - m) / s is s times that of y.
-        found["loss"] = (found["nll"] - float(np.log(std).sum())) / len(std)
-    else:
-        known = ~np.isnan(truth).any(1)
-        found["loss"] = float((((mean - truth) / std)[known] ** 2).mean())
+    said = Distribution(mean=answer.mean, variance=answer.variance, quantiles=answer.quantiles)
+    found["loss"] = float(target.said_losses(said, torch.from_numpy(truth), scale.mean.double(), scale.std.double()).mean())
     return found
 
 

@@ -10,13 +10,16 @@ Floats = NDArray[np.float64]
 TINY = 1e-45
 
 
-def classification(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
-    """Metrics of probabilities [N, C] on rows whose label is known; null-like NaN where one is undefined."""
+def classification(probabilities: Floats, labels: NDArray[np.int64], decided: NDArray[np.int64] | None = None) -> dict[str, float]:
+    """Metrics of probabilities [N, C] on rows whose label is known; null-like NaN where one is undefined.
+
+    `decided` [N] are the classes that are answered, where they are not the most probable ones; ece is of the latter.
+    """
     known = labels >= 0
     p, y = probabilities[known], labels[known]
     if not len(y):
         return {}
-    predicted, confidence = p.argmax(1), p.max(1)
+    predicted, confidence = p.argmax(1) if decided is None else decided[known], p.max(1)
     accuracy = float((predicted == y).mean())
     onehot = np.eye(p.shape[1])[y]
     present = np.unique(y)
@@ -29,8 +32,21 @@ def classification(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str
         "auroc": auroc_macro(p, y),
         "nll": float(-np.log(np.maximum(p[np.arange(len(y)), y], TINY)).mean()),
         "brier": float(((p - onehot) ** 2).sum(1).mean()),
-        "ece": expected_calibration_error(confidence, predicted == y),
+        "ece": expected_calibration_error(confidence, p.argmax(1) == y),
     }
+
+
+def distribution(probabilities: Floats, labels: Floats) -> dict[str, float]:
+    """Metrics of probabilities [N, C] against distributions [N, C], NaN where missing; nll is the soft cross-entropy, kl(labels, p)."""
+    known = ~np.isnan(labels).any(1)
+    p, t = probabilities[known], labels[known]
+    if not len(t):
+        return {}
+    nll = float(-(t * np.log(np.maximum(p, TINY))).sum(1).mean())
+    accuracy = float((p.argmax(1) == t.argmax(1)).mean())
+    entropy = float(-(t * np.log(np.where(t > 0, t, 1.0))).sum(1).mean())
+    brier = float(((p - t) ** 2).sum(1).mean())
+    return {"accuracy": accuracy, "error": 1.0 - accuracy, "nll": nll, "kl": nll - entropy, "brier": brier}
 
 
 def _f1_macro(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:

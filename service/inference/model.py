@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors.torch import load
@@ -16,7 +16,10 @@ from service.data.encoding import Encoding
 from service.nets.base import Linear
 from service.nets.network import Network, NetworkSpec, Scale, stack, stackable
 from service.spec import TrainSpec
+from service.tricks.decisions import Rule, Threshold
+from service.tricks.multitask import Target
 from service.tricks.normalization import Normalize
+from service.values import ITEMS, Value
 
 FORMAT = 1
 STACK_PARAMETERS = 2**24
@@ -39,6 +42,15 @@ class Forms:
             return self._made[name]
 
 
+class Settled(Value):
+    """What was chosen for a target on validation rows after training, and is kept with the model."""
+
+    threshold: float | None = None
+    """The least probability of the second class, where a decision asks for it."""
+    noise_std: Annotated[tuple[float, ...], ITEMS] | None = None
+    """Observation noise of each number, in the target's unit."""
+
+
 @dataclass(frozen=True)
 class Model:
     """k members over one encoding; `best` is the index of the member with the lowest monitor."""
@@ -52,6 +64,8 @@ class Model:
     """The members' numbers in their job, of which some may have been left out; empty: all of them, from 0."""
     weights: tuple[float, ...] | None = None
     """The members' weights in an answer of all, where selection chose them."""
+    settled: Mapping[str, Settled] = field(default_factory=dict)
+    """By target, what was chosen on validation rows after training."""
     _forms: Forms = field(default_factory=Forms, init=False, repr=False, compare=False)
 
     @property
@@ -67,7 +81,25 @@ class Model:
     @property
     def regression(self) -> bool:
         """Whether any target is a number."""
-        return any(target.task == "regression" for target in self.spec.targets or ())
+        return any(target.says == "numbers" for target in self.spec.targets or ())
+
+    def decision(self, target: Target) -> Rule:
+        """How a target's probabilities become a class."""
+        settled = self.settled.get(target.name)
+        return Threshold(threshold=settled.threshold) if settled and settled.threshold is not None else target.decision
+
+    def noise(self, target: Target) -> Tensor | None:
+        """The variance [D] of a target's observations where its head says none; None where it is not known."""
+        if isinstance(target.noise_std, float):
+            return torch.tensor([target.noise_std**2], dtype=torch.float64)
+        settled = self.settled.get(target.name)
+        return torch.tensor(settled.noise_std, dtype=torch.float64).square() if settled and settled.noise_std else None
+
+    @cached_property
+    def log_variances(self) -> dict[str, float]:
+        """By target, the mean over members of the log s^2 by which its loss is weighed, where that was learned."""
+        each = [network.log_variances for network in self.networks]
+        return {name: sum(float(own[name]) for own in each) / len(each) for name in each[0]}
 
     def spec_of(self, i: int) -> TrainSpec:
         """The spec that member i of the model was trained with."""
@@ -103,6 +135,7 @@ class Model:
             "best": self.best,
             "numbers": self.numbers or tuple(range(self.size)),
             "weights": self.weights,
+            **({"settled": {name: settled.dump() for name, settled in self.settled.items()}} if self.settled else {}),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -132,7 +165,9 @@ def rebuild(resolved: Mapping[str, Any], description: Mapping[str, Any], content
     networks = tuple(_member(each, preprocess, scales, tensors, i) for i, each in enumerate(specs))
     classes = tuple(tuple(names) if names is not None else None for names in description["classes"])
     weights = tuple(description["weights"]) if description.get("weights") is not None else None
-    return Model(spec, Encoding.model_validate(description["encoding"]), classes, networks, description["best"], numbers, weights)
+    settled = {name: Settled.model_validate(found) for name, found in description.get("settled", {}).items()}
+    encoding = Encoding.model_validate(description["encoding"])
+    return Model(spec, encoding, classes, networks, description["best"], numbers, weights, settled)
 
 
 def _member(spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], tensors: Mapping[str, Tensor], i: int) -> Network:

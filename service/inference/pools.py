@@ -7,6 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from service.tricks.decisions import Rule, decide
 from service.tricks.modes import Combine
 from service.tricks.multitask import Distribution
 
@@ -25,6 +26,8 @@ class Classes:
     """Probabilities of every network [M, N, C], when they were kept."""
     rules: Mapping[str, Tensor] = field(default_factory=dict)
     """Probabilities under every rule that combines."""
+    decision: Rule = "argmax"
+    """How they become a class."""
 
     def combined(self, rule: Combine) -> "Classes":
         """The same networks' answer under another rule."""
@@ -32,8 +35,8 @@ class Classes:
 
     @property
     def prediction(self) -> Tensor:
-        """Class indices [N]; ties go to the earlier class."""
-        return self.probabilities.argmax(-1)
+        """Class indices [N], as the target decides; ties go to the earlier class."""
+        return decide(self.probabilities, self.decision)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Numbers:
     """What every network said [M, N, D], when it was kept."""
     weights: Tensor | None = None
     """The networks' weights [M], with what they said."""
+    quantiles: Tensor | None = None
+    """Of a head of quantiles [N, D, Q], averaged like the mean."""
 
     @property
     def variance(self) -> Tensor | None:
@@ -71,8 +76,9 @@ def _weighted(weights: Tensor, parts: Tensor) -> Tensor:
 class ClassPool:
     """Sums of w_m p_m, w_m log p_m, votes and entropies over networks m with weights that add to 1."""
 
-    def __init__(self, combine: Combine, *, keep: bool) -> None:
+    def __init__(self, combine: Combine, *, keep: bool, decision: Rule = "argmax") -> None:
         self._combine = combine
+        self._decision = decision
         self._kept: list[Tensor] | None = [] if keep else None
         self._count = 0
         self._last = torch.empty(0)
@@ -87,7 +93,10 @@ class ClassPool:
         p = logs.exp()
         votes = torch.zeros_like(p).scatter_(-1, p.argmax(-1, keepdim=True), 1.0)
         # The logarithms are finite where logits are, so that this is the entropy without another logarithm.
-        sums = [_weighted(weights.double(), part) for part in (p, logs, votes, -(p * logs).sum(-1))]
+        parts = [p, logs, votes, -(p * logs).sum(-1)]
+        if self._decision != "argmax":
+            parts.append(torch.zeros_like(p).scatter_(-1, decide(p, self._decision).unsqueeze(-1), 1.0))
+        sums = [_weighted(weights.double(), part) for part in parts]
         self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)] if self._sums else sums
         self._count += len(weights)
         self._last = logits[-1]
@@ -96,21 +105,26 @@ class ClassPool:
 
     def answer(self) -> Classes:
         """The average; uncertainty is that of the arithmetic mean, whatever the rule that combines."""
-        average, logs, votes, aleatoric = self._sums
+        average, logs, votes, aleatoric, *decided = self._sums
         rules = {"arithmetic": average, "geometric": logs.softmax(-1), "vote": votes}
         p = rules[self._combine]
         members = torch.cat(self._kept) if self._kept is not None else None
         total = entropy(average)
         if self._count == 1:
-            return Classes(p, self._last, total, total, None, None, members, rules)
-        agreement = votes.gather(-1, p.argmax(-1, keepdim=True)).squeeze(-1)
-        return Classes(p, p.log(), total, aleatoric, total - aleatoric, agreement, members, rules)
+            return Classes(p, self._last, total, total, None, None, members, rules, self._decision)
+        # Who agrees decides by itself as all do together.
+        agreement = (decided or [votes])[0].gather(-1, decide(p, self._decision).unsqueeze(-1)).squeeze(-1)
+        return Classes(p, p.log(), total, aleatoric, total - aleatoric, agreement, members, rules, self._decision)
 
 
 class NumberPool:
-    """Sums of w_m m_m, w_m m_m^2 and w_m s_m^2; means are taken relative to the first network's, lest their squares cancel."""
+    """Sums of w_m m_m, w_m m_m^2 and w_m s_m^2; means are taken relative to the first network's, lest their squares cancel.
 
-    def __init__(self, *, keep: bool) -> None:
+    `noise` [D] is the variance that every network has whose head says none.
+    """
+
+    def __init__(self, *, keep: bool, noise: Tensor | None = None) -> None:
+        self._noise = noise
         self._kept: list[Distribution] | None = [] if keep else None
         self._weights: list[Tensor] = []
         self._count = 0
@@ -118,12 +132,15 @@ class NumberPool:
         self._shift: Tensor | None = None
         self._square: Tensor | None = None
         self._variance: Tensor | None = None
+        self._quantiles: Tensor | None = None
 
     def add(self, said: Distribution, weights: Tensor) -> None:
         """Take in means and perhaps variances [m, N, D] with weights [m]."""
         if said.mean is None:
             raise TypeError("a regression head says means")
         mean, w = said.mean.double(), weights.double().view(-1, 1, 1)
+        if self._noise is not None and said.variance is None:
+            said = said._replace(variance=self._noise.to(mean).expand_as(mean))
         if not self._count:
             self._origin = mean[0]
         shifted = mean - self._origin
@@ -131,6 +148,8 @@ class NumberPool:
         self._square = _plus(self._square, (w * shifted.square()).sum(0))
         if said.variance is not None:
             self._variance = _plus(self._variance, (w * said.variance.double()).sum(0))
+        if said.quantiles is not None:
+            self._quantiles = _plus(self._quantiles, (w.unsqueeze(-1) * said.quantiles.double()).sum(0))
         self._count += len(w)
         if self._kept is not None:
             self._kept.append(said)
@@ -142,7 +161,7 @@ class NumberPool:
             raise TypeError("a pool without answers")
         spread = (self._square - self._shift.square()).clamp(min=0) if self._count > 1 else None
         weights = torch.cat(self._weights) if self._kept is not None else None
-        return Numbers(self._origin + self._shift, self._variance, spread, _stacked(self._kept), weights)
+        return Numbers(self._origin + self._shift, self._variance, spread, _stacked(self._kept), weights, self._quantiles)
 
 
 def _plus(total: Tensor | None, part: Tensor) -> Tensor:
@@ -166,7 +185,8 @@ def joined(answers: list[Answer]) -> Answer:
         agreement = side_by_side([answer.agreement for answer in classes], 0)
         members = side_by_side([answer.members for answer in classes], 1)
         rules = {rule: torch.cat([answer.rules[rule] for answer in classes]) for rule in classes[0].rules}
-        return Classes(**rows, epistemic=epistemic, agreement=agreement, members=members, rules=rules)
+        decision = classes[0].decision
+        return Classes(**rows, epistemic=epistemic, agreement=agreement, members=members, rules=rules, decision=decision)
     numbers = [answer for answer in answers if isinstance(answer, Numbers)]
     kept = [answer.members for answer in numbers if answer.members is not None]
     said = (
@@ -174,7 +194,8 @@ def joined(answers: list[Answer]) -> Answer:
     )
     aleatoric = side_by_side([answer.aleatoric for answer in numbers], 0)
     epistemic = side_by_side([answer.epistemic for answer in numbers], 0)
-    return Numbers(torch.cat([answer.mean for answer in numbers]), aleatoric, epistemic, said, numbers[0].weights)
+    quantiles = side_by_side([answer.quantiles for answer in numbers], 0)
+    return Numbers(torch.cat([answer.mean for answer in numbers]), aleatoric, epistemic, said, numbers[0].weights, quantiles)
 
 
 def side_by_side(parts: list[Tensor | None], axis: int) -> Tensor | None:

@@ -1,6 +1,7 @@
 """Answers as columns: what a prediction says of its rows, target by target."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
@@ -49,7 +50,7 @@ def predict(model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None
         if isinstance(answer, Classes) and names is not None:
             shown[target.name] = classes(answer, names, parts if parts is not None else ("probabilities", "uncertainty"))
         elif isinstance(answer, Numbers):
-            shown[target.name] = numbers(answer, parts if parts is not None else ("uncertainty",), level)
+            shown[target.name] = numbers(answer, parts if parts is not None else ("uncertainty",), level, quantiles=target.quantiles)
     return shown
 
 
@@ -76,8 +77,8 @@ def classes(answer: Classes, names: Names, parts: Sequence[str]) -> dict[str, An
     return shown
 
 
-def numbers(answer: Numbers, parts: Sequence[str], level: float) -> dict[str, Any]:
-    """A regression target's columns, in its own unit."""
+def numbers(answer: Numbers, parts: Sequence[str], level: float, *, quantiles: Sequence[float] | None = None) -> dict[str, Any]:
+    """A regression target's columns, in its own unit; `quantiles` are the shares of those that the answer has."""
     std = answer.variance.sqrt() if answer.variance is not None else None
     shown: dict[str, Any] = {"prediction": column(answer.mean)}
     if "uncertainty" in parts:
@@ -87,7 +88,8 @@ def numbers(answer: Numbers, parts: Sequence[str], level: float) -> dict[str, An
             "epistemic_std": column(_root(answer.epistemic)),
         }
     if "interval" in parts:
-        shown["interval"] = interval(answer.mean, std, level)
+        between = answer.quantiles is not None and quantiles is not None
+        shown["interval"] = quantile_interval(answer, quantiles or (), level) if between else interval(answer.mean, std, level)
     if "members" in parts and answer.members is not None:
         mean, variance = answer.members.mean, answer.members.variance
         shown["members"] = {"prediction": _by_row(mean), "std": _by_row(_root(variance))}
@@ -99,6 +101,24 @@ def interval(mean: Tensor, std: Tensor | None, level: float) -> dict[str, Any]:
     reach = NormalDist().inv_cdf(0.5 + level / 2)
     ends = {"lower": None, "upper": None} if std is None else {"lower": column(mean - reach * std), "upper": column(mean + reach * std)}
     return {**ends, "level": level, "method": "gaussian"}
+
+
+def quantile_interval(answer: Numbers, quantiles: Sequence[float], level: float) -> dict[str, Any]:
+    """The interval between the two quantiles whose level is nearest to the wanted one, of equals the most central, with its own level.
+
+    Its ends are null where there is one quantile.
+    """
+    pairs = list(combinations(range(len(quantiles)), 2))
+    if answer.quantiles is None or not pairs:
+        return {**interval(answer.mean, None, level), "method": "quantile"}
+
+    def unlike(pair: tuple[int, int]) -> tuple[float, float]:
+        low, high = (quantiles[place] for place in pair)
+        return round(abs(high - low - level), 9), round(abs(low + high - 1), 9)
+
+    low, high = min(pairs, key=unlike)
+    ends = {"lower": column(answer.quantiles[..., low]), "upper": column(answer.quantiles[..., high])}
+    return {**ends, "level": round(quantiles[high] - quantiles[low], 12), "method": "quantile"}
 
 
 def listed(values: Tensor | None) -> list[Any] | None:

@@ -15,6 +15,7 @@ from service.inference.material import Material
 from service.inference.measuring import Found, Inquiry, center, jsonable_object, temperature
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
+from service.inference.report_targets import targets
 from service.nets.network import weights_of
 from service.tricks.modes import Asking, Axes, Mode
 from service.tricks.optimization import SGD
@@ -42,6 +43,7 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "modes": _modes(inquiry) if tested else None,
             "uncertainty": _uncertainty(inquiry) if tested else None,
             "members": members,
+            "targets": targets(inquiry),
             "early_stopping": _early_stopping(model, summaries[model.best]),
             "ensemble": ensemble(inquiry, summaries, members),
             "dropout": dropout(inquiry),
@@ -111,7 +113,7 @@ def _early_stopping(model: Model, summary: Summary) -> dict[str, Any] | None:
 def _calibration(inquiry: Inquiry, axes: Axes, test: Found | None) -> dict[str, Any] | None:
     """Calibration of the default mode on test, and the temperature that validation rows ask for."""
     target = inquiry.targets[0]
-    if target.task != "classification":
+    if not target.calibrates:
         return None
     found = None
     if "validation" in inquiry.parts:
@@ -132,7 +134,7 @@ def _normalization(material: Material) -> dict[str, Any]:
         shift, scale = shift.expand(material.encoding.shape), scale.expand(material.encoding.shape)
         found = {c.name: {names[0]: float(shift[i]), names[1]: float(scale[i])} for i, c in enumerate(material.encoding.numeric)}
     for target, own in zip(material.spec.targets or (), material.scales, strict=True):
-        if target.task == "regression":
+        if target.name in material.originals:
             found[target.name] = {"mean": own.mean.squeeze().tolist(), "std": own.std.squeeze().tolist()}
     return found
 
@@ -165,7 +167,7 @@ def _confusion(inquiry: Inquiry, axes: Axes) -> dict[str, Any] | None:
         answer = inquiry.answers("test", axes)[target.name]
         if names is None or not isinstance(answer, Classes):
             continue
-        truth = inquiry.material.labels[target.name][torch.from_numpy(inquiry.parts["test"])].numpy()
+        truth = target.right(inquiry.material.labels[target.name][torch.from_numpy(inquiry.parts["test"])]).numpy()
         known = truth >= 0
         counts = np.zeros((len(names), len(names)), dtype=int)
         np.add.at(counts, (truth[known], answer.prediction.numpy()[known]), 1)

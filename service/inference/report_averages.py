@@ -134,7 +134,7 @@ def uncertainty(found: Found | None, spec: Found) -> Html:
         columns = list(next(iter(own.values())))
         heads = ("mode", *(column.replace("_std", " std") for column in columns))
         cells = ([mode, *(said[column] for column in columns)] for mode, said in own.items())
-        unit = "nats" if target["task"] == "classification" else "the target's unit"
+        unit = "nats" if "total" in columns else "the target's unit"
         tables.append(table(heads, cells, caption=f"{target['name'] + ', ' if prefix else ''}mean over test rows, in {unit}"))
     said = "Aleatoric is what the networks agree the rows leave open, epistemic what they disagree on; a dash: not known."
     return section("Uncertainty", *tables, element("p", said))

@@ -9,6 +9,8 @@ from service.inference.report_markup import Html, document, element, figure, fol
 from service.inference.report_tables import COLUMNS, metrics_table, named_targets
 
 Found = Mapping[str, Any]
+NOISELESS = ("mse", "mae", "huber", "quantile")
+"""Losses of numbers that say nothing of their noise."""
 MOST_FIELDS = 200
 """Rows of the normalization table, and entries of a list in the spec, that are shown."""
 
@@ -25,6 +27,7 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         report_averages.ensemble(measured["ensemble"], plots.get("ensemble.svg")),
         report_averages.dropout(measured["dropout"], spec, plots.get("dropout.svg")),
         report_averages.uncertainty(measured["uncertainty"], spec),
+        _targets(measured.get("targets")),
         _weights(measured),
         _invariance(measured["invariance"]),
         section("In detail", _normalization(measured["normalization"]), _layers(about), _spec(spec), wide=True),
@@ -119,6 +122,21 @@ def _calibration(svg: bytes | None, found: Found | None) -> Html:
     return section("Calibration", *parts) if parts else Html()
 
 
+def _targets(found: Found | None) -> Html:
+    """What each target counts and how it decides, where there is more to say than the spec does."""
+    told = {name: own for name, own in (found or {}).items() if len(found or {}) > 1 or own["decision"] != "argmax" or own["noise_std"]}
+    if not told:
+        return Html()
+    rows = [(name, own["weight"], _decision(own["decision"]), _listed(own["noise_std"])) for name, own in told.items()]
+    return section("Targets", table(("target", "weight in the objective", "decision", "noise std"), rows))
+
+
+def _decision(found: Any) -> str:
+    if isinstance(found, str):
+        return found
+    return f"from {number(found['threshold'])} on" if "threshold" in found else "least cost"
+
+
 def _weights(measured: Found) -> Html:
     """Penalties at the kept weights, and weights that are exactly 0."""
     penalties, sparsity = measured["penalties"], measured["sparsity"]
@@ -186,7 +204,8 @@ def unmeasured(measured: Found, spec: Found) -> Sequence[str]:
         said.append("What averaging would save: there is one network.")
     if measured["dropout"] is None and splits["test"] is not None:
         said.append("Dropout at prediction: the network was trained without it.")
-    if any(target["task"] == "regression" and target["loss"] == "mse" for target in spec["targets"]):
-        said.append("The noise of regression targets, and so their nll: the loss is mse.")
+    blind = [target["loss"] for target in spec["targets"] if target["loss"] in NOISELESS and target.get("noise_std") is None]
+    if blind:
+        said.append(f"The noise of regression targets, and so their nll: the loss is {blind[0]}.")
     intervals = "have no intervals" if measured["ensemble"] is None else "have no intervals, but for the ensemble against its best member"
     return [*said, f"All figures are of one split and one seed; they {intervals}."]

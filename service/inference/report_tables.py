@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from service.catalog import kinds, tag_of
 from service.inference.report_markup import Html, table
+from service.tricks.multitask import Head, Target
 
 Found = Mapping[str, Any]
-COLUMNS = {"classification": ("accuracy", "nll", "brier", "ece"), "regression": ("rmse", "mae", "r2", "nll")}
+COLUMNS = {tag_of(kind)[1]: kind.shown for kind in kinds(Target) if issubclass(kind, Head)}
+"""The metrics that tables show, by task."""
 
 
 def named_targets(spec: Found) -> list[tuple[Found, str]]:

@@ -51,7 +51,9 @@ class Subject:
         self.labels = labels
         self.target = (model.spec.targets or ())[0].name
         answer = ask(model, x, axes, beat=beat)[self.target]
-        self.right = answer.prediction == labels if isinstance(answer, Classes) else torch.ones(len(x), dtype=torch.bool)
+        self.truth = labels.argmax(-1) if isinstance(answer, Classes) and labels.is_floating_point() else labels
+        """The class that counts as right, or the number."""
+        self.right = answer.prediction == self.truth if isinstance(answer, Classes) else torch.ones(len(x), dtype=torch.bool)
         self.clean = answer
 
     def loss(self, chosen: Tensor, criterion: str) -> Deployed | DeployedNumbers:

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from service.inference.measuring import Inquiry
 from service.inference.metrics import TINY
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.tricks.modes import Asking
-from service.tricks.multitask import Target
+from service.tricks.multitask import Target, total
 
 Floats = NDArray[np.float64]
 Loss = Callable[[Floats], float]
@@ -74,7 +75,7 @@ def library_of(inquiry: Inquiry) -> Library:
 
     def loss(average: Floats) -> float:
         found = zip(inquiry.targets, parts, np.split(average, ends), strict=True)
-        return sum(target.weight * part.loss(own) for target, part, own in found)
+        return total(inquiry.targets, {target.name: part.loss(own) for target, part, own in found}, inquiry.model.log_variances)
 
     return Library(np.concatenate([part.said for part in parts], axis=1), loss)
 
@@ -84,9 +85,7 @@ def _of_target(inquiry: Inquiry, target: Target, answer: Answer, rows: NDArray[n
     if isinstance(answer, Classes):
         if answer.members is None:
             raise TypeError("what several members say is kept")
-        labels = inquiry.material.labels[target.name][torch.from_numpy(rows)].numpy()
-        known = np.flatnonzero(labels >= 0)
-        return Library(answer.members.numpy()[:, known, labels[known]], _unlikeliness)
+        return _of_classes(inquiry.material.labels[target.name][torch.from_numpy(rows)], target, answer.members)
     members = answer.members
     if members is None or members.mean is None:
         raise TypeError("what several members say is kept")
@@ -98,6 +97,20 @@ def _of_target(inquiry: Inquiry, target: Target, answer: Answer, rows: NDArray[n
         return Library(errors, _square)
     variances = (members.variance.double().numpy() / std**2)[:, known].reshape(errors.shape)
     return Library(np.concatenate([errors, errors**2 + variances], axis=1), _surprise)
+
+
+def _of_classes(labels: Tensor, target: Target, members: Tensor) -> Library:
+    """Of one class a row its probability alone; of a distribution all of them."""
+    known = ~target.missing(labels)
+    if target.calibrates:
+        return Library(members.numpy()[:, known.numpy(), labels[known].numpy()], _unlikeliness)
+    truth = target.truth(labels[known], members.shape[-1]).numpy().ravel()
+    rows = max(1, int(known.sum()))
+
+    def loss(average: Floats) -> float:
+        return float(-(truth * np.log(np.maximum(average, TINY))).sum() / rows) if len(average) else math.nan
+
+    return Library(members.numpy()[:, known.numpy()].reshape(len(members), -1), loss)
 
 
 def _unlikeliness(labelled: Floats) -> float:

@@ -51,8 +51,16 @@ class Linear(nn.Linear):
             wide = F.linear(x, self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
             return wide.view(len(x), members, outputs).transpose(0, 1)
         rows, weight = x.expand(members, *x.shape) if x.ndim == 2 else x.flatten(1, -2), self.weight.mT
+        if members == outputs == 1:
+            product = self._only(rows, weight)
+            return product if x.ndim <= 3 else product.view(*x.shape[:-1], 1)
         product = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
         return product if x.ndim <= 3 else product.view(*x.shape[:-1], outputs)
+
+    def _only(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """One column of the only member that is left, beside a copy of itself: alone it is another kernel's, which rounds otherwise."""
+        rows, weight = rows.expand(2, -1, -1), weight.expand(2, -1, -1)
+        return (torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.expand(2, 1, 1), rows, weight))[:1]
 
 
 class BatchNorm(nn.BatchNorm1d):

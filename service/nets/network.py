@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from service.nets import Architecture
 from service.nets.base import BatchNorm, LayerInfo, Linear, linear
 from service.tricks.dropout import SCALED, Gate, Site
-from service.tricks.multitask import Distribution, Target
+from service.tricks.multitask import Distribution, LearnedWeight, Target
 from service.tricks.normalization import Normalize
 
 
@@ -48,15 +48,18 @@ class Network(nn.Module):
             linear(self.trunk.features, target.outputs(width), bias=True, how=how, generator=generator)
             for target, width in zip(spec.targets, spec.widths, strict=True)
         )
+        self.shares = nn.ModuleList(LearnedWeight() for target in spec.targets if target.weight == "learned")
 
     def forward(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Tensor]:
-        """Raw outputs by target [.., N, outputs]; logits are already multiplied by `logit_scale`."""
+        """Raw outputs by target [.., N, outputs], after `logit_scale` of logits and tanh of numbers, where asked."""
         features = self.trunk(self.preprocess(x), gate)
-        return {target.name: self._scaled(target, head(features)) for target, head in zip(self.spec.targets, self.heads, strict=True)}
+        return {target.name: self._finished(target, head(features)) for target, head in zip(self.spec.targets, self.heads, strict=True)}
 
-    def _scaled(self, target: Target, raw: Tensor) -> Tensor:
-        scale = self.spec.architecture.logit_factor
-        return raw * scale if scale != 1.0 and target.task == "classification" else raw
+    def _finished(self, target: Target, raw: Tensor) -> Tensor:
+        if target.says == "classes":
+            scale = self.spec.architecture.logit_factor
+            return raw * scale if scale != 1.0 else raw
+        return raw.tanh() if target.output == "tanh" else raw
 
     def distributions(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Distribution]:
         """What each head says, in the user's units."""
@@ -67,6 +70,12 @@ class Network(nn.Module):
     def units(self) -> tuple[Scale, ...]:
         """Each target's scale."""
         return tuple(scale for scale in self.scales if isinstance(scale, Scale))
+
+    @property
+    def log_variances(self) -> dict[str, Tensor]:
+        """By target, log s^2 of those whose weight is learned: [], of a stack [K]."""
+        names = [target.name for target in self.spec.targets if target.weight == "learned"]
+        return {name: share.log_variance for name, share in zip(names, self.shares, strict=True) if isinstance(share, LearnedWeight)}
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -121,7 +130,9 @@ def stack(networks: Sequence[Network]) -> Network:
 
 def stackable(network: Network) -> bool:
     """Whether `stack` can take it: all that it learns lies in layers that know of a members' axis."""
-    known = {id(tensor) for module in network.modules() if isinstance(module, Linear | BatchNorm) for tensor in _own(module)}
+    known = {
+        id(tensor) for module in network.modules() if isinstance(module, Linear | BatchNorm | LearnedWeight) for tensor in _own(module)
+    }
     return all(id(tensor) in known for tensor in network.learned().values())
 
 

@@ -38,12 +38,12 @@ class NumberUncertainty(BaseModel):
 
 
 class IntervalAnswer(BaseModel):
-    """The central interval at a level; its ends are null where no spread is known."""
+    """The central Gaussian interval at a level, or one between two quantiles; its ends are null where no spread is known."""
 
     lower: Column | None
     upper: Column | None
     level: float
-    method: Literal["gaussian"]
+    method: Literal["gaussian", "quantile"]
 
 
 class NumberMembers(BaseModel):

@@ -1,143 +1,59 @@
-"""Targets: what a head predicts, with which loss, and what its raw outputs mean."""
+"""Targets: what heads predict, and how their losses become one, by fixed weights or by learned ones."""
 
 import math
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, TypeVar
 
 import torch
-import torch.nn.functional as F
-from pydantic import BeforeValidator, Field
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from service.tricks.choices import Only, refuse
-from service.values import Value
+from service.tricks.classification import Classification
+from service.tricks.regression import VARIANCE_FLOOR, Regression, gaussian
+from service.tricks.soft_labels import SoftLabels
+from service.tricks.targets import Distribution, Head, mean_loss
 
-VARIANCE_FLOOR = 1e-6
-
-
-def _fixed(value: Any) -> Any:
-    if value == "learned":
-        raise refuse("unknown-choice", "this release has fixed weights alone")
-    return value
-
-
-TargetName = Annotated[str, Field(min_length=1, max_length=1000, examples=["label"])]
-TargetWeight = Annotated[float, Field(gt=0, le=1e6), BeforeValidator(_fixed)]
-
-
-class Distribution(NamedTuple):
-    """What a head says of a row in the user's units: logits [.., C], or mean [.., D] and variance [.., D] or None."""
-
-    logits: Tensor | None = None
-    mean: Tensor | None = None
-    variance: Tensor | None = None
+__all__ = [
+    "VARIANCE_FLOOR",
+    "Classification",
+    "Distribution",
+    "Head",
+    "LearnedWeight",
+    "Regression",
+    "SoftLabels",
+    "Target",
+    "gaussian",
+    "mean_loss",
+    "total",
+    "weighted",
+]
+T = TypeVar("T", float, Tensor)
 
 
-class _Target(Value):
-    """What all targets share; a field of another task keeps its default."""
+class LearnedWeight(nn.Module):
+    """The weight of a target by its own noise s^2, of which log s^2 is learned: a parameter [], of a stack [K], that nothing shrinks."""
 
-    name: TargetName
-    """The field that holds the labels."""
-    weight: TargetWeight = 1.0
-    """This target's share in the objective."""
-    output: Literal["identity"] = "identity"
-    """The head's output function."""
-    class_weights: Annotated[Any, Only(None)] = None
-    """Weights of the classes."""
-    label_smoothing: Annotated[float, Only(0.0)] = 0.0
-    """Share of a label that goes to the other classes."""
-    noise_std: Annotated[Any, Only(None)] = None
-    """Observation noise in the target's unit."""
-    decision: Literal["argmax"] = "argmax"
-    """How probabilities become a class: the most probable one."""
-    gamma: Annotated[Any, Only(None)] = None
-    """Of the focal loss."""
-    delta: Annotated[Any, Only(None)] = None
-    """Of the Huber loss."""
-    quantiles: Annotated[Any, Only(None)] = None
-    """Of the quantile loss."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
 
 
-class Classification(_Target):
-    """One of C classes; labels are indices, -1 where missing."""
+def weighted(target: Head, loss: T, log_variance: T | None = None) -> T:
+    """A target's part of the objective: weight L, or L / (2 s^2) + log s of numbers and L / s^2 + log s of classes.
 
-    task: Literal["classification"] = "classification"
-    """One of several classes."""
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    """Cross-entropy."""
-
-    def outputs(self, width: int) -> int:
-        """Raw outputs of the head for C = `width` classes."""
-        return width
-
-    def losses(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy in nats per row [.., N]; raw [.., N, C], labels int64 [.., N] without missing ones."""
-        return F.cross_entropy(raw.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
-
-    def loss_of(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """The mean of `losses` over the rows; in one kernel where there is one member."""
-        return F.cross_entropy(raw, labels) if labels.ndim == 1 else self.losses(raw, labels).mean(-1)
-
-    def missing(self, labels: Tensor) -> Tensor:
-        """Rows without a label, as booleans [.., N]."""
-        return labels < 0
-
-    def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
-        """The raw outputs as a distribution."""
-        return Distribution(logits=raw)
-
-
-class Regression(_Target):
-    """D numbers, standardized inside the model; labels float32 [.., N, D] in normalized units, NaN where missing."""
-
-    task: Literal["regression"] = "regression"
-    """One number or several."""
-    loss: Literal["mse", "gaussian_nll"] = "mse"
-    """Squared error, or the likelihood of a Gaussian whose variance is learned too."""
-
-    def outputs(self, width: int) -> int:
-        """Raw outputs of the head for D = `width` numbers: a mean each, and a variance with a Gaussian loss."""
-        return 2 * width if self.loss == "gaussian_nll" else width
-
-    def losses(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Loss per row [.., N] in normalized units, the mean over the D outputs."""
-        if self.loss == "mse":
-            return (raw - labels).square().mean(-1)
-        mean, variance = gaussian(raw)
-        terms = 0.5 * (math.log(2 * math.pi) + variance.log() + (labels - mean).square() / variance)
-        return terms.mean(-1)
-
-    def loss_of(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """The mean of `losses` over the rows; in one kernel where there is one member."""
-        one = self.loss == "mse" and labels.ndim == 2
-        return F.mse_loss(raw, labels) if one else self.losses(raw, labels).mean(-1)
-
-    def missing(self, labels: Tensor) -> Tensor:
-        """Rows without a label, as booleans [.., N]: a row counts where all its numbers are there."""
-        return labels.isnan().any(-1)
-
-    def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
-        """The raw outputs in the target's own unit, mean and std being those of its training rows."""
-        if self.loss == "mse":
-            return Distribution(mean=raw * std + mean)
-        center, variance = gaussian(raw)
-        return Distribution(mean=center * std + mean, variance=variance * std.square())
-
-
-def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance [.., D] of a Gaussian head's raw outputs [.., 2 D]; variance softplus + 1e-6 (Lakshminarayanan 2017)."""
-    center, spread = raw.chunk(2, dim=-1)
-    return center, F.softplus(spread) + VARIANCE_FLOOR
-
-
-def mean_loss(target: "Classification | Regression", raw: Tensor, labels: Tensor) -> Tensor:
-    """The mean loss over the rows whose label is known, [] or each member's; 0 without gradient where none is.
-
-    Missing labels are replaced before the loss sees them: NaN times 0 is NaN.
+    Kendall, Gal and Cipolla 2018, "Multi-task learning using uncertainty to weigh losses", section 3; it may be negative.
     """
-    missing = target.missing(labels)
-    filled = torch.where(missing.view(*missing.shape, *[1] * (labels.ndim - missing.ndim)), torch.zeros_like(labels), labels)
-    losses = target.losses(raw, filled).masked_fill(missing, 0.0)
-    return losses.sum(-1) / (~missing).sum(-1).clamp(min=1)
+    if isinstance(target.weight, float):
+        return loss if target.weight == 1.0 else loss * target.weight
+    if log_variance is None:
+        raise TypeError("a learned weight is a number somewhere")
+    precision = torch.exp(-log_variance) if isinstance(log_variance, Tensor) else math.exp(-log_variance)
+    return loss * precision * (0.5 if target.halves else 1.0) + 0.5 * log_variance
 
 
-Target = Annotated[Classification | Regression, Field(discriminator="task")]
+def total(targets: Sequence[Head], losses: Mapping[str, float], log_variances: Mapping[str, float]) -> float:
+    """The weighted sum of the targets' mean losses; NaN where one is."""
+    return sum(weighted(target, losses[target.name], log_variances.get(target.name)) for target in targets)
+
+
+Target = Annotated[Classification | Regression | SoftLabels, Field(discriminator="task")]

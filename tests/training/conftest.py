@@ -95,6 +95,17 @@ class Bench:
             targets=["kind", "size"],
         )
 
+    def several(self) -> str:
+        """160 rows of three inputs, a distribution over four classes, a value in [-1, 1] and a class, each with some missing."""
+        stream = np.random.default_rng(0)
+        x = stream.normal(size=(160, 3)).astype(np.float32)
+        policy = np.exp(2 * x @ stream.normal(size=(3, 4)))
+        policy = (policy / policy.sum(1, keepdims=True)).astype(np.float32)
+        value = np.tanh(x[:, 0] - x[:, 1])
+        policy[::5], value[1::3] = np.nan, np.nan
+        kind = np.where(x[:, 2] > 0, "up", "down")
+        return self.arrays("several", x=x, policy=policy, value=value.astype(np.float32), kind=kind)
+
     def _store(self, name: str, content: bytes, suffix: str, schema: dict[str, Any]) -> str:
         folder = self.folder / name
         if not folder.exists():

@@ -78,6 +78,29 @@ JOBS: dict[str, dict[str, Any]] = {
     "early stopping": {"optimizer": {"type": "adam", "learning_rate": 0.3}, "early_stopping": {"patience": 1}, "epochs": 30},
     "max steps": {"max_steps": 15, "early_stopping": None},
     "numbers": {"dataset": "diabetes", "batch_size": 60, "targets": [{"task": "regression", "name": "target", "loss": "gaussian_nll"}]},
+    "several targets": {
+        "dataset": "several",
+        "batch_size": 40,
+        "targets": [
+            {"name": "policy", "weight": "learned"},
+            {"name": "value", "output": "tanh", "weight": "learned"},
+            {"name": "kind", "weight": 0.5},
+        ],
+        "optimizer": {"type": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
+        "regularizers": [{"type": "l2", "alpha": 1e-4, "parameters": "all"}],
+        "gradient_clip": {"norm": 1.0},
+    },
+    "labels": {
+        "targets": [{"name": "label", "class_weights": "balanced", "label_smoothing": 0.1, "loss": "focal", "gamma": 1.5}],
+        "early_stopping": {"monitor": "label.nll"},
+    },
+    "quantiles and weighted rows": {
+        "dataset": "diabetes",
+        "batch_size": 60,
+        "targets": [{"name": "target", "loss": "quantile", "weight": "learned"}],
+        "features": {"weight": "s4"},
+        "optimizer": {"type": "sgd", "learning_rate": 0.05},
+    },
     "everything": {
         "architecture": {"type": "mlp", "hidden": [12, 12, 12], "batch_norm": True, "residual": True, "dropout": DROPOUT},
         "augmentation": [{"type": "gaussian_noise", "std": 1.0}],
@@ -92,6 +115,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 def material_of(bench: Any, name: str) -> Any:
     fields = {**COMMON, **JOBS[name]}
+    bench.several()
     return bench.material(fields.pop("dataset", "digits"), **fields)
 
 
@@ -102,7 +126,8 @@ def kinds(union: Any) -> set[type]:
 
 
 def test_every_trick_is_in_some_job() -> None:
-    specs = [TrainSpec.model_validate({"dataset": "digits", **COMMON, **job}) for job in JOBS.values()]
+    # Tasks are put in where a spec is resolved.
+    specs = [TrainSpec.model_validate({"dataset": "digits", **COMMON, **job, "targets": None}) for job in JOBS.values()]
     assert {type(spec.optimizer) for spec in specs} == kinds(Optimizer)
     assert {type(spec.schedule) for spec in specs} == kinds(Schedule)
     assert {type(penalty) for spec in specs for penalty in spec.regularizers} == kinds(Regularizer)

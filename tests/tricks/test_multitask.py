@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from service.tricks.multitask import VARIANCE_FLOOR, Classification, Regression, Target, gaussian, mean_loss
+from service.tricks.multitask import VARIANCE_FLOOR, Classification, Regression, SoftLabels, Target, gaussian, mean_loss
 
 N, D, CLASSES = 12, 3, 4
 TARGETS: dict[str, Any] = {
     "classes": Classification(name="y"),
     "mse": Regression(name="y"),
     "gaussian": Regression(name="y", loss="gaussian_nll"),
+    "soft": SoftLabels(name="y"),
 }
 
 
 def raw(name: str, seed: int = 0) -> Tensor:
-    width = TARGETS[name].outputs(CLASSES if name == "classes" else D)
+    width = TARGETS[name].outputs(CLASSES if name in ("classes", "soft") else D)
     return torch.randn(N, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
@@ -31,6 +32,8 @@ def labels(name: str, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     if name == "classes":
         return torch.randint(CLASSES, (N,), generator=generator)
+    if name == "soft":
+        return torch.rand(N, CLASSES, dtype=torch.float64, generator=generator).softmax(-1)
     return torch.randn(N, D, dtype=torch.float64, generator=generator)
 
 
@@ -39,7 +42,7 @@ def test_every_target_is_in_the_table() -> None:
 
 
 def test_outputs_of_a_head() -> None:
-    assert [target.outputs(5) for target in TARGETS.values()] == [5, 5, 10]
+    assert [target.outputs(5) for target in TARGETS.values()] == [5, 5, 10, 5]
 
 
 def test_cross_entropy_is_the_negative_log_of_the_softmax() -> None:
@@ -112,7 +115,7 @@ def test_a_missing_label_is_as_if_its_row_were_not_there(known: list[bool], name
         assert float(loss) == 0.0
 
 
-@pytest.mark.parametrize("name", ["mse", "gaussian"])
+@pytest.mark.parametrize("name", ["mse", "gaussian", "soft"])
 def test_what_else_a_masked_row_holds_does_not_matter(name: str) -> None:
     found = []
     for other in (0.0, 1e9, math.nan, math.inf):

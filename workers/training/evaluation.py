@@ -1,16 +1,16 @@
 """What every epoch measures on validation: weight-scaled, without penalties, for each member of a run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from service.blocks import blocks
 from service.inference.material import Material
-from service.inference.quick import MEASURED, QUICK, Known, known, measured, quick_means, quick_sums
+from service.inference.quick import Known, known, measured, quick_means, quick_sums
 from service.nets.network import Network
-from service.spec import TrainSpec
+from service.tricks.multitask import Target, total
 from workers.training.batches import Labels
 
 EVALUATION_ROWS = 4096
@@ -23,10 +23,9 @@ class Evaluation:
 
     def __init__(self, material: Material, row_units: int, device: torch.device, beat: Callable[[], None]) -> None:
         spec = material.spec
-        self._spec, self._device, self._beat = spec, device, beat
-        self._targets = spec.targets or ()
-        monitor = (spec.monitored or "validation.loss").removeprefix("validation.")
-        self._slow = monitor if monitor.rpartition(".")[2] not in MEASURED or _density(spec, monitor) else ""
+        self._device, self._beat = device, beat
+        self._targets = material.targets
+        self._slow = _slow(self._targets, (spec.monitored or "validation.loss").removeprefix("validation."))
         parts = blocks(material.parts.validation, 4 * row_units, most=EVALUATION_ROWS)
         self.rows = [self._known(*material.rows(part)) for part in parts]
 
@@ -47,7 +46,7 @@ class Evaluation:
                 self._add(sums[place], own, truths, network)
                 if self._slow:
                     said[place].append({name: values.cpu() for name, values in own.items()})
-        found = self._means(sums)
+        found = self._means(sums, _by_member(network))
         return [{**values, **self._slowly(network, raws)} for values, raws in zip(found, said, strict=True)] if self._slow else found
 
     def _known(self, x: Tensor, labels: Labels) -> tuple[Tensor, dict[str, Known]]:
@@ -59,16 +58,18 @@ class Evaluation:
                 key = f"{target.name}.{name}"
                 sums[key] = sums[key] + value if key in sums else value
 
-    def _means(self, sums: list[dict[str, Tensor]]) -> list[Values]:
+    def _means(self, sums: list[dict[str, Tensor]], learned: list[Values]) -> list[Values]:
         """Means of the sums; plain names for one target, for several their names in front and the weighted `loss`."""
         numbers = torch.stack([value for own in sums for value in own.values()]).view(len(sums), -1).tolist()
-        return [self._named(dict(zip(own, row, strict=True))) for own, row in zip(sums, numbers, strict=True)]
+        return [self._named(dict(zip(own, row, strict=True)), mine) for own, row, mine in zip(sums, numbers, learned, strict=True)]
 
-    def _named(self, sums: Values) -> Values:
-        found = {each.name: quick_means(each, {name: sums[f"{each.name}.{name}"] for name in QUICK[each.task]}) for each in self._targets}
+    def _named(self, sums: Values, learned: Values) -> Values:
+        found = {
+            each.name: quick_means(each, {name: sums[f"{each.name}.{name}"] for name in ("rows", *each.scored)}) for each in self._targets
+        }
         if len(found) == 1:
             return found[self._targets[0].name]
-        loss = sum(target.weight * found[target.name]["loss"] for target in self._targets)
+        loss = total(self._targets, {name: values["loss"] for name, values in found.items()}, learned)
         return {**{f"{target}.{name}": value for target, values in found.items() for name, value in values.items()}, "loss": loss}
 
     def _slowly(self, network: Network, raws: list[dict[str, Tensor]]) -> Values:
@@ -83,6 +84,16 @@ class Evaluation:
         return {self._slow: found.get(metric, math.nan)}
 
 
-def _density(spec: TrainSpec, monitor: str) -> bool:
-    """Whether a regression's density is monitored, which the quick metrics do not have."""
-    return monitor.rpartition(".")[2] == "nll" and all(target.task == "regression" for target in spec.targets or ())
+def _by_member(network: Network) -> list[Values]:
+    """Each member's log s^2 by target, where weights are learned."""
+    found = {name: values.reshape(-1).tolist() for name, values in network.log_variances.items()}
+    return [{name: values[place] for name, values in found.items()} for place in range(network.members or 1)]
+
+
+def _slow(targets: Sequence[Target], monitor: str) -> str:
+    """The monitor where it is none of the quick metrics, else nothing."""
+    name, _, metric = monitor.rpartition(".")
+    quick = (
+        {"loss"} if not name and len(targets) > 1 else {each for target in targets if name in ("", target.name) for each in target.quick}
+    )
+    return "" if metric in quick else monitor

@@ -1,6 +1,6 @@
 """The objective: the weighted sum of the targets' mean losses, and the penalties beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,29 +8,37 @@ from torch import Tensor
 from service.checks import matching
 from service.nets.network import Network, weights_of
 from service.spec import TrainSpec
-from service.tricks.multitask import Target, mean_loss
+from service.tricks.multitask import Target, mean_loss, weighted
 from service.tricks.optimization import MOMENTS, Optimizer
 from service.tricks.penalties import Regularizer
 from service.tricks.stepping import Quick
 from workers.training.flat import Flat
 
 Labels = dict[str, Tensor]
+WEIGHTS = ""
+"""Where labels have what each row counts in the loss, if rows count differently: no target has this name."""
 
 
 class DataLoss:
-    """Mean loss over the rows with a label, summed over the targets by weight; of a stack, each member's."""
+    """Mean loss over the rows with a label, summed over the targets by weight; of a stack, each member's.
 
-    def __init__(self, targets: Sequence[Target], labels: Labels) -> None:
+    `learned` has the log s^2 of targets whose weight is learned, which move with every step.
+    """
+
+    def __init__(self, targets: Sequence[Target], labels: Labels, learned: Mapping[str, Tensor] | None = None) -> None:
         self.targets = targets
+        self.learned = learned or {}
         self.gaps = {target.name: bool(target.missing(labels[target.name]).any()) for target in targets}
 
     def __call__(self, raw: dict[str, Tensor], labels: Labels) -> Tensor:
         """The loss [], or [K] of raw outputs [K, B, ..]; the masked form is kept for targets that do have gaps."""
         total: Tensor | None = None
+        weights = labels.get(WEIGHTS)
         for target in self.targets:
             outputs, wanted = raw[target.name], labels[target.name]
-            loss = mean_loss(target, outputs, wanted) if self.gaps[target.name] else target.loss_of(outputs, wanted)
-            loss = loss if target.weight == 1.0 else loss * target.weight
+            masked = weights is not None or self.gaps[target.name]
+            loss = mean_loss(target, outputs, wanted, weights) if masked else target.loss_of(outputs, wanted)
+            loss = weighted(target, loss, self.learned.get(target.name))
             total = loss if total is None else total + loss
         if total is None:
             raise ValueError("a job has targets")

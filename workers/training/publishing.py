@@ -9,6 +9,7 @@ from service.inference.material import Material, prepare
 from service.inference.measuring import Inquiry
 from service.inference.model import Model, serving
 from service.inference.plots import all_plots
+from service.inference.settling import settle
 from service.spec import TrainSpec
 from service.storage.files import Store
 from service.tricks.stopping import improves
@@ -38,6 +39,7 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
     gathered, evaluating = gather(material, assignment.store, summaries), Progress(1.0, 0, len(summaries), None, "evaluating", None)
     link.send(evaluating)
     model, steps = selection.select(Inquiry(gathered, material, lambda: link.progress(evaluating)))
+    model = settle(Inquiry(model, material, lambda: link.progress(evaluating)))
     inquiry = Inquiry(model, material, lambda: link.progress(evaluating))
     measured = report.build(inquiry, summaries)
     measured["selection"] = selection.report(inquiry, steps)

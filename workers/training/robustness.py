@@ -100,7 +100,7 @@ def publish_robustness(assignment: Assignment, link: Link) -> Done:
     result = robustness.combine(pieces, spec.attacks, spec.epsilons)
     ground = Ground(assignment, spec)
     checks: list[diagnostics.Check] = []
-    if ground.target.task == "classification" and reason is None:
+    if ground.target.says == "classes" and reason is None:
         beat = partial(link.progress, Progress(1.0, 0, 0, None, "evaluating", None))
         checks = diagnostics.check(ground.subject(slice(0, diagnostics.ROWS), beat), spec.attacks, spec.epsilons)
     per_row = {**ground.labelled([piece["rows"] for piece in pieces]), "broken_at": result.pop("broken_at")}
@@ -135,7 +135,7 @@ class Ground:
         """Some of the rows under attack; regression labels are in their own unit."""
         rows = self._rows[which]
         x = self._material.rows(rows)[0].float()
-        if self.target.task == "classification":
+        if self.target.says == "classes":
             labels = self._material.labels[self.target.name][torch.from_numpy(rows)]
         else:
             labels = torch.from_numpy(self._material.originals[self.target.name][rows]).float()
@@ -146,5 +146,5 @@ class Ground:
         rows, names = np.concatenate([self._rows[first:last] for first, last in reached]), self.model.classes[0]
         if names is None:
             return {"row": rows.tolist(), "label": self._material.originals[self.target.name][rows].squeeze(-1).tolist()}
-        labels = self._material.labels[self.target.name][torch.from_numpy(rows)]
+        labels = self.target.right(self._material.labels[self.target.name][torch.from_numpy(rows)])
         return {"row": rows.tolist(), "label": [names[i] for i in labels.tolist()]}

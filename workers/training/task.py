@@ -12,7 +12,7 @@ from service.tricks.dropout import SCALED
 from service.tricks.optimization import Constant
 from workers.training.batches import Batches, batch_rows
 from workers.training.evaluation import Evaluation
-from workers.training.objective import DataLoss, Penalties
+from workers.training.objective import WEIGHTS, DataLoss, Penalties
 from workers.training.own_penalties import OwnPenalties
 from workers.training.run import Run
 
@@ -28,8 +28,9 @@ class Task:
         self.spec = spec
         self.device = device
         self.beat = beat
-        self.batches = Batches(material.inputs, material.labels, rows, size=batch_rows(material), device=device)
-        self.loss = DataLoss(spec.targets or (), material.labels)
+        labels = material.labels if material.weights is None else {**material.labels, WEIGHTS: material.weights}
+        self.batches = Batches(material.inputs, labels, rows, size=batch_rows(material), device=device)
+        self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
         own = [spec.of(member.number) for member in run.members]
         self.rates = [each.optimizer.learning_rate for each in own]
         """The members' learning rates, before the schedule."""

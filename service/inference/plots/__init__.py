@@ -41,6 +41,8 @@ def _calibration(inquiry: Inquiry) -> bytes | None:
         return None
     answer = inquiry.answers("test", default_axes(inquiry.model))[target.name]
     if isinstance(answer, Classes):
+        if not target.calibrates:
+            return None
         return reliability(answer.probabilities.numpy(), material.labels[target.name][torch.from_numpy(test)].numpy())
     # The spread that `interval` of a prediction uses: of what is known, noise and members.
     std = answer.variance.sqrt().numpy() if answer.variance is not None else None
