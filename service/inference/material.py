@@ -11,7 +11,7 @@ from torch import Tensor
 from service.data.columns import Columns
 from service.data.encoding import Encoding, fit
 from service.data.labels import labels_of
-from service.nets.network import NetworkSpec, Scale
+from service.nets.network import Network, NetworkSpec, Scale
 from service.spec import TrainSpec
 from service.tricks import splits
 from service.tricks.multitask import Target
@@ -50,6 +50,16 @@ class Material:
         """Inputs and labels of some rows."""
         index = torch.from_numpy(part)
         return torch.from_numpy(self.inputs[part]), {name: labels[index] for name, labels in self.labels.items()}
+
+    def build(self, generator: torch.Generator | None, *, member: int = 0) -> Network:
+        """The member's network, of these shapes and scales; without a generator its weights stay unset."""
+        spec = self.network._replace(architecture=self.spec.of(member).architecture)
+        return Network(spec, self.preprocess, self.scales, generator)
+
+    def initial(self, member: int) -> Network:
+        """The member's network before its first step."""
+        seed = self.spec.ensemble.seed(member, "init", seed=self.spec.seed)
+        return self.build(torch.Generator().manual_seed(seed), member=member)
 
     @property
     def kind(self) -> str:
