@@ -50,6 +50,8 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "dropout": dropout(inquiry),
             "calibration": _calibration(inquiry, axes, splits.get("test")),
             "normalization": normalization(material),
+            "parameters": {"member": model.parameters, "saved_by_tying": model.networks[0].saved},
+            "reconstruction": _reconstruction(inquiry, splits),
             "constant_features": constant_features(material),
             "activations": activations(inquiry),
             "sparsity": _sparsity(model),
@@ -127,12 +129,24 @@ def _calibration(inquiry: Inquiry, axes: Axes, test: Found | None) -> dict[str, 
     return {**{name: (test or {}).get(prefix + name) for name in ("ece", "nll", "brier")}, "temperature": found}
 
 
+def _reconstruction(inquiry: Inquiry, splits: dict[str, Found]) -> dict[str, Any] | None:
+    """The errors of the default mode on test, or on the last part there is; null for a network that reconstructs nothing."""
+    mirrored = next((target.name for target in inquiry.targets if target.from_inputs), None)
+    part = next((name for name in ("test", "validation", "train") if name in splits), None)
+    if mirrored is None or part is None:
+        return None
+    prefix = "" if len(inquiry.targets) == 1 else f"{mirrored}."
+    return {"target": mirrored, "split": part, **{name: splits[part][prefix + name] for name in ("error_normalized", "error_original")}}
+
+
 def _sparsity(model: Model) -> dict[str, float]:
     """The share of weights that are exactly 0, by layer, mean over members."""
     shares: dict[str, float] = {}
     for network in model.networks:
         for name in network.layers():
             weights = weights_of(network, [name], everything=False)
+            if not weights:  # a tied layer's are another's
+                continue
             zeros = sum(int((weight == 0).sum()) for weight in weights) / max(1, sum(weight.numel() for weight in weights))
             shares[name] = shares.get(name, 0.0) + zeros / model.size
     return shares

@@ -34,7 +34,7 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         section(
             "In detail",
             report_scales.normalization(measured["normalization"], measured["constant_features"]),
-            _layers(about),
+            _layers(about, measured["parameters"]["saved_by_tying"]),
             _spec(spec),
             wide=True,
         ),
@@ -158,9 +158,10 @@ def _invariance(found: Found) -> Html:
     return section("Invariance", table(("augmentation", "mean change"), found.items()), element("p", said))
 
 
-def _layers(about: Found) -> Html:
+def _layers(about: Found, tied: int) -> Html:
     rows = ((layer["name"], layer["type"], " x ".join(map(str, layer["shape"])), layer["parameters"]) for layer in about["layers"])
-    return folded("Layers", table(("layer", "type", "output", "parameters"), rows))
+    said = [element("p", f"Tying saves {tied:,} parameters: so many more would there be without.")] if tied else []
+    return folded("Layers", table(("layer", "type", "output", "parameters"), rows), *said)
 
 
 def _spec(spec: Found) -> Html:

@@ -1,7 +1,7 @@
 """What every architecture says of itself, and what every trunk that is built from one can do."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -52,6 +52,9 @@ class Trunk(nn.Module):
 class Drawing(Value):
     """An architecture's fields and what checks and training ask of them; the defaults are those of a net that has nothing of it."""
 
+    reconstructs: ClassVar[bool] = False
+    """Whether it has a decoder, and so a reconstruction of its inputs to be judged by."""
+
     dropout: DropoutRates | None = None
     """Rates of dropping units; a number is the rate of hidden ones."""
 
@@ -60,11 +63,6 @@ class Drawing(Value):
         rates = self.dropout.hidden if self.dropout else 0.0
         if isinstance(rates, tuple) and len(rates) != self.droppable:
             raise refuse("inconsistent-spec", f"{len(rates)} rates for {self.droppable} layers", pointer="/dropout/hidden")
-
-    @property
-    def reconstructs(self) -> bool:
-        """Whether it has a decoder, and so a reconstruction of its inputs to be judged by."""
-        return False
 
     @property
     def normalizes(self) -> bool:

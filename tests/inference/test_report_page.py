@@ -82,6 +82,7 @@ MEASURED: dict[str, Any] = {
         "hidden.0": {"activation": "tanh", "first": {"saturated": 0.321, "dead": 0.0}, "best": {"saturated": 0.123, "dead": 0.125}},
         "hidden.1": {"activation": "relu", "first": {"saturated": None, "dead": 0.5}, "best": {"saturated": None, "dead": 0.25}},
     }},
+    "parameters": {"member": 51_234, "saved_by_tying": 1234},
     "sparsity": {"hidden.0": 0.25},
     "penalties": {"l2": 0.0123},
     "confusion_matrix": None,
