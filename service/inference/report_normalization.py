@@ -52,9 +52,10 @@ def constant_features(material: Material) -> dict[str, Any] | None:
 
 def _added(material: Material, rows: NDArray[np.int64], index: tuple[NDArray[np.int64], ...], value: Tensor) -> NDArray[np.float64]:
     """The mean over rows of each constant entry's squared deviation."""
-    sums = np.zeros(len(value))
+    sums, places = np.zeros(len(value)), np.ravel_multi_index(index, material.encoding.shape)
     for chosen in blocks(rows, 8 * math.prod(material.encoding.shape)):
-        own = torch.from_numpy(np.ascontiguousarray(material.inputs[chosen][(slice(None), *index)])).float()
+        block = material.inputs[chosen].reshape(len(chosen), -1)
+        own = torch.from_numpy(block[:, places].astype(np.float32))
         sums += beyond_rounding(own - value, value).double().square().sum(0).numpy()
     return np.asarray(sums / len(rows))
 

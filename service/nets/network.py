@@ -70,7 +70,8 @@ class Network(nn.Module):
 
     def code(self, x: Tensor) -> Tensor:
         """The features [.., N, F] of rows, weight-scaled: of an autoencoder the code."""
-        return self.trunk(self.preprocess(x), SCALED)
+        features: Tensor = self.trunk(self.preprocess(x), SCALED)
+        return features
 
     def distributions(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Distribution]:
         """What each head says, in the user's units."""

@@ -12,7 +12,7 @@ from service.blocks import blocks
 from service.values import Value
 
 Scope = Literal["feature", "channel", "all"]
-ROUNDING = 4 * np.finfo(np.float32).eps
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
 """Share of an entry's largest value up to which training rows differ by rounding alone: the entry is constant."""
 
 
@@ -114,7 +114,8 @@ class Preprocessing(Value):
         constant = same | (scale < np.finfo(np.float32).tiny)
         scale = np.where(constant, 1.0, scale)
         if plain:
-            shift, scale, constant = (np.broadcast_to(part, (1, *shape)).copy() for part in (shift, scale, constant))
+            shift, scale = np.broadcast_to(shift, (1, *shape)).copy(), np.broadcast_to(scale, (1, *shape)).copy()
+            constant = np.broadcast_to(constant, (1, *shape)).copy()
             shift[..., -plain:], scale[..., -plain:], constant[..., -plain:] = 0.0, 1.0, False
         kept = torch.tensor(shift[0], dtype=torch.float32), torch.tensor(scale[0], dtype=torch.float32)
         return Normalize(*kept, constant[0])

@@ -45,9 +45,8 @@ class Reconstruction(Head):
         """No labels, for they are the inputs; the shift and the scale of every entry, 0 where it is constant."""
         shape, normalize = given.inputs.shape[1:], given.preprocess
         scale = torch.where(torch.from_numpy(normalize.constant), 0.0, normalize.scale)
-        width = math.prod(shape)
-        none = torch.empty((len(given.inputs), 0))
-        return Labelled(none, width, *(part.expand(shape).reshape(width).clone() for part in (normalize.shift, scale)))
+        mean, std = (part.expand(shape).flatten().clone() for part in (normalize.shift, scale))
+        return Labelled(torch.empty((len(given.inputs), 0)), math.prod(shape), mean, std)
 
     def in_unit(self, raw: Tensor, std: Tensor) -> Tensor:
         """Normalized outputs [.., N, D] in the unit of the loss; 0, the mean, where an entry is constant."""
