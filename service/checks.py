@@ -51,6 +51,17 @@ def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) 
         )
 
 
+def reconstruction(spec: TrainSpec) -> Flaws:
+    """A reconstruction without a decoder, a decoder without one, and more than one."""
+    places = [i for i, target in enumerate(spec.targets or ()) if target.from_inputs]
+    decodes, kind = spec.architecture.reconstructs, spec.architecture.type
+    if decodes and not places:
+        yield Flaw("/targets", "inconsistent-spec", f"{kind} reconstructs its inputs: it needs a target of task reconstruction")
+    for i in places[0 if not decodes else 1 :]:
+        message = "the inputs are one target" if decodes else f"{kind} has no decoder; an autoencoder has"
+        yield Flaw(f"/targets/{i}/task", "inconsistent-spec", message)
+
+
 def vary(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
     """Values for members where the spec has nothing that takes them; values for more members than there are are a warning."""
     lists = dict(spec.ensemble.vary.lists()) if spec.ensemble.vary is not None else {}

@@ -22,7 +22,7 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
         yield from (flaw._replace(pointer=f"/targets/{i}{flaw.pointer}") for flaw in target.misfits(description, parts))
         if target.name in names[:i]:
             yield Flaw(f"/targets/{i}/name", "inconsistent-spec", f"the target {target.name!r} is named twice")
-    yield from _features(spec, description, names, fields)
+    yield from _features(spec, description, [target.name for target in targets if not target.from_inputs], fields)
     yield from _split(spec.split, description, parts, fields)
     yield from _training(spec, parts, warnings)
     if spec.ensemble.selection is not None and spec.ensemble.size == 1:
@@ -48,7 +48,7 @@ def _features(spec: TrainSpec, description: Description, targets: list[str], fie
         return
     if spec.features.weight is not None:
         yield from _weight(spec.features.weight, spec.features.use or (), targets, fields)
-    yield from _inputs(spec, description.inputs(tuple(targets)))
+    yield from _inputs(spec, spec.inputs_of(description))
 
 
 def _weight(name: str, used: Sequence[str], targets: Sequence[str], fields: dict[str, Field]) -> Flaws:
@@ -66,8 +66,7 @@ def _weight(name: str, used: Sequence[str], targets: Sequence[str], fields: dict
         yield Flaw(where, "invalid-data", f"{name!r} runs from {field.min} to {field.max}; weights are at least 0, and some are more")
 
 
-def _inputs(spec: TrainSpec, fields: tuple[Field, ...]) -> Flaws:
-    inputs = spec.features.select(fields)
+def _inputs(spec: TrainSpec, inputs: tuple[Field, ...]) -> Flaws:
     if not inputs:
         yield Flaw("/features", "inconsistent-spec", "no input is left")
     elif len(inputs) > 1 and any(field.kind in ("image", "tensor") for field in inputs):

@@ -12,11 +12,16 @@ BASE_BYTES = 350 * 2**20
 COPIES = 7
 """Of each parameter: weight, gradient, two moments, best, and the two buffers of a checkpoint."""
 
+ANSWER_BYTES, MEMBER_BYTES = 16, 8
+"""Of each entry of a reconstruction while a model is measured: of the answer, and of each of several members' own, while joined."""
+
 
 class Cost(NamedTuple):
-    """Of a whole job, but for `parameters` and `steps`, which are one member's."""
+    """Of a whole job, but for `parameters`, `saved_by_tying` and `steps`, which are one member's."""
 
     parameters: int
+    saved_by_tying: int
+    """Parameters that there would be besides, were none used twice."""
     memory_bytes: int
     flops: int
     steps: int
@@ -38,17 +43,20 @@ class Load(NamedTuple):
 def cost_of(network: Network, load: Load) -> Cost:
     """The cost of training this network.
 
-    A step costs two operations per weight and row forward and four backward; memory holds the encoded dataset and, for each of
-    the members that train side by side, the copies of its parameters and a batch's activations three times over.
+    A step costs two operations per weight and row forward and four backward; memory holds the encoded dataset, for each of the
+    members that train side by side the copies of its parameters and a batch's activations three times over, and what
+    reconstructions say of all rows.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())
     every = math.ceil(load.train / load.batch) * load.epochs
     steps = min(every, load.max_steps or every)
     activations = 3 * 4 * load.batch * sum(site.units for site in network.sites)
     together = side_by_side(parameters, load.shard)
-    memory = BASE_BYTES + load.rows * load.row_bytes + together * (4 * COPIES * parameters + activations)
-    flops = 6 * parameters * min(load.train * load.epochs, steps * load.batch) * load.members
-    return Cost(parameters, memory, flops, steps)
+    mirrored = sum(width for target, width in zip(network.spec.targets, network.spec.widths, strict=True) if target.from_inputs)
+    answers = load.rows * mirrored * (ANSWER_BYTES + (MEMBER_BYTES * load.members if load.members > 1 else 0))
+    memory = BASE_BYTES + load.rows * load.row_bytes + together * (4 * COPIES * parameters + activations) + answers
+    flops = 6 * (parameters + network.saved) * min(load.train * load.epochs, steps * load.batch) * load.members
+    return Cost(parameters, network.saved, memory, flops, steps)
 
 
 def slot_memory(settings: Settings, machine_bytes: int) -> int:

@@ -11,12 +11,15 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from service import checks, data_checks
+from service.catalog import kinds, tag_of
 from service.data.columns import Columns
 from service.data.encoding import expected_shape
 from service.data.fields import Description, Field
 from service.errors import Flaw, Invalid, NotFound
 from service.estimate import Cost, Load, cost_of
 from service.flaws import flaws_of
+from service.nets import Architecture
+from service.nets.architecture import Drawing
 from service.nets.base import LayerInfo
 from service.nets.network import Network, NetworkSpec, Scale
 from service.settings import Settings
@@ -67,7 +70,7 @@ def resolve(raw: Any, lookup: Callable[[str], Source], settings: Settings) -> Pl
     source, flaw = _source(raw, lookup)
     warnings: list[Flaw] = []
     if source is not None:
-        raw = {**raw, "targets": _targets(raw.get("targets"), source, warnings)}
+        raw = {**raw, "targets": _targets(raw, source, warnings)}
     try:
         spec = parse(raw)
     except Invalid as error:
@@ -88,8 +91,11 @@ def _source(raw: Any, lookup: Callable[[str], Source]) -> tuple[Source | None, F
         return None, Flaw("/dataset", "not-found", "there is no such dataset")
 
 
-def _targets(raw: Any, source: Source, warnings: list[Flaw]) -> Any:
-    """The targets with their tasks put in, as a tagged union needs them."""
+def _targets(spec: dict[str, Any], source: Source, warnings: list[Flaw]) -> Any:
+    """The targets with their tasks put in, as a tagged union needs them; an autoencoder's is its input."""
+    raw, decodes = spec.get("targets"), _decodes(spec.get("architecture"))
+    if raw is None and decodes:
+        raw = [{"name": "input"}]
     if raw is None:
         if not source.declared_targets:
             message = f"the last column, {source.description.targets[-1]!r}, was taken as the target"
@@ -100,13 +106,24 @@ def _targets(raw: Any, source: Source, warnings: list[Flaw]) -> Any:
             raise Invalid([Flaw("/targets", "missing-field", f"name the targets; the dataset has {names}")])
     if not isinstance(raw, list):
         return raw
-    return [{"task": _task(target, source), **target} if isinstance(target, dict) else target for target in raw]
+    return [{"task": _task(target, source, decodes), **target} if isinstance(target, dict) else target for target in raw]
 
 
-def _task(target: dict[str, Any], source: Source) -> str:
-    """Classification for what has classes, distribution for rows that sum to 1, regression for other numbers."""
+def _decodes(architecture: Any) -> bool:
+    """Whether the architecture that is named has a decoder."""
+    named = architecture.get("type") if isinstance(architecture, dict) else None
+    return any(tag_of(kind)[1] == named and issubclass(kind, Drawing) and kind.reconstructs for kind in kinds(Architecture))
+
+
+def _task(target: dict[str, Any], source: Source, decodes: bool) -> str:
+    """Classification for what has classes, distribution for rows that sum to 1, regression for other numbers.
+
+    Reconstruction for what is no field, where there is a decoder.
+    """
     fields = {field.name: field for field in source.description.fields}
     field = fields.get(target["name"]) if isinstance(target.get("name"), str) else None
+    if field is None and decodes:
+        return "reconstruction"
     if field is not None and _distributes(field, source):
         return "distribution"
     return "regression" if field is not None and not field.discrete and field.kind in ("numeric", "tensor", "image") else "classification"
@@ -124,13 +141,13 @@ def _distributes(field: Field, source: Source) -> bool:
 def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settings, warnings: list[Flaw]) -> Plan:
     description = source.description
     spec, parts = _split(spec, raw, description)
-    checks.refuse(data_checks.data(spec, description, parts, warnings))
+    checks.refuse(checks.reconstruction(spec), data_checks.data(spec, description, parts, warnings))
     parts = _drawn(spec.split, source) or parts
-    shape = expected_shape(spec.features.select(description.inputs(tuple(target.name for target in spec.targets or ()))), spec.features)
+    shape = expected_shape(spec.inputs_of(description), spec.features)
     checks.refuse(checks.size(spec, shape, settings))
     network = blueprint(spec, source)
     batch, shards = len_batch(spec, parts["train"]), _shards(spec.ensemble, settings.shards)
-    inputs = spec.features.select(description.inputs(tuple(target.name for target in spec.targets or ())))
+    inputs = spec.inputs_of(description)
     load = Load(
         rows=description.rows,
         row_bytes=sum(max(4, _width(field)) for field in inputs),
@@ -190,8 +207,7 @@ def len_batch(spec: TrainSpec, train: int) -> int:
 def blueprint(spec: TrainSpec, source: Source) -> Network:
     """The network on the meta device, without memory: for shapes and counts; raises Invalid for too many classes."""
     targets = spec.targets or ()
-    inputs = spec.features.select(source.description.inputs(tuple(target.name for target in targets)))
-    shape = expected_shape(inputs, spec.features)
+    shape = expected_shape(spec.inputs_of(source.description), spec.features)
     columns = Columns(source.folder)
     widths = tuple(target.width(columns, shape) for target in targets)
     checks.refuse(data_checks.widths(targets, columns, widths))

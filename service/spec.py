@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema
 
+from service.data import fields
 from service.data.encoding import Features
+from service.data.fields import Description
 from service.nets import Architecture
 from service.tricks.adversarial import AdversarialTraining
 from service.tricks.attacks import Attack
@@ -146,6 +148,14 @@ class TrainSpec(_Job):
                 for penalty in self.regularizers
             )
         return self.model_copy(update=changed) if changed else self
+
+    def inputs_of(self, description: Description) -> tuple[fields.Field, ...]:
+        """A dataset's fields that are inputs: all but labels, and beside a reconstruction all but what the dataset declares as targets."""
+        targets, used = self.targets or (), self.features.use or ()
+        hidden = {target.name for target in targets if not target.from_inputs}
+        if not description.guessed and any(target.from_inputs for target in targets):
+            hidden |= {*description.targets} - {*used}
+        return self.features.select(description.inputs(tuple(hidden)))
 
     @property
     def drops(self) -> bool:

@@ -13,13 +13,17 @@ class Target:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = dict(data)
-        self.prediction: Array = np.asarray(data["prediction"])
+        self.prediction: Array = _rows(data["prediction"])
         self.classes: list[str] | None = data.get("classes")
         self.probabilities = _array(data.get("probabilities"))
         self.uncertainty = _arrays(data.get("uncertainty"))
         """Classification: total, aleatoric and epistemic entropy (nats), agreement; regression: std and its parts."""
         self.interval = _arrays(data.get("interval"))
         self.members = _array(data.get("members"))
+        self.code = _array(data.get("code"))
+        """Of a reconstruction: the code of each row."""
+        self.error = _array(data.get("error"))
+        """Of a reconstruction: each row's squared error in the inputs' unit."""
 
 
 class Prediction:
@@ -35,6 +39,8 @@ class Prediction:
         self.uncertainty = first.uncertainty
         self.interval = first.interval
         self.members = first.members
+        self.code = first.code
+        self.error = first.error
 
     @property
     def mode(self) -> str:
@@ -91,6 +97,12 @@ def _array(values: Any) -> Any:
     if not isinstance(values, list) or (values and isinstance(values[0], Mapping)):
         return values
     return np.asarray(values)
+
+
+def _rows(values: list[Any]) -> Array:
+    """Predictions; rows of a table in which numbers and categories stand side by side keep what they are."""
+    mixed = bool(values) and isinstance(values[0], list) and any(isinstance(value, str) for row in values for value in row)
+    return np.asarray(values, dtype=object if mixed else None)
 
 
 def _arrays(values: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Attacks at once: rows in, what the deployed predictor says of them before and after, in the inputs' own units."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor
 from service.data.encoding import ArrayInput, Encoding, NumericInput
 from service.errors import Flaw, Invalid, TooLarge, invalid
 from service.flaws import cut, pointer
+from service.inference import reconstructing
 from service.inference.asking import ask, networks_asked
 from service.inference.deployed import Deployed, DeployedNumbers
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers
-from service.inference.predicting import classes, column
+from service.inference.predicting import Form, classes, column
 from service.inference.rows import MOST_FLAWS, NUMBERS, category_text, finite, numbers, read_rows
 from service.tricks.attacks import Attack, Attacked, Box, LossOf
 from service.tricks.modes import Asking, Axes
@@ -31,8 +33,8 @@ class AttackRequest(Asking):
 
     inputs: list[Any]
     """Rows, as for a prediction."""
-    labels: list[Any] | dict[str, list[Any]]
-    """What is right for each row; by target where there are several."""
+    labels: list[Any] | dict[str, list[Any]] | None = None
+    """What is right for each row; by target where there are several. Of a reconstruction the rows themselves, and none are given."""
     attack: Attack
     """The attack."""
 
@@ -80,29 +82,24 @@ def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str,
     target, names = _target(model)
     rows = read_rows(request.inputs, model.encoding, most=most_rows)
     _affordable(model, request.attack, axes, len(rows))
-    wanted, where = _wanted(request, target, len(rows))
     x = torch.from_numpy(rows)
+    judged = _judge(model, request, axes, x)
     before = ask(model, x, axes)[target]
     box = box_of(request.attack, model.encoding)
-    if isinstance(before, Numbers):
-        loss_of: LossOf = DeployedNumbers(model, axes, target, _values(wanted, before.mean.shape[-1], where))
-    else:
-        read = _labels if next(each for each in model.spec.targets or () if each.name == target).calibrates else _shares
-        loss_of = Deployed(model, axes, target, read(wanted, names or (), where), request.attack.criterion)
-    alive = ~loss_of.broken(x)
+    alive = ~judged.broken(x)
     # A row that was wrong before is not attacked: its input comes back as it was.
     moved = x.clone()
     standing = alive.nonzero().squeeze(1)
     for chosen in standing.split(BATCH_ROWS) if len(standing) else ():
-        moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box).inputs
-    after = ask(model, moved, axes)[target]
+        moved[chosen] = run(request.attack, x[chosen], judged.only(chosen), box).inputs
+    after, form = ask(model, moved, axes)[target], _form(model, target)
     return {
         "mode": axes.mode,
         **echo(axes),
         "rows": len(rows),
         "attack": {**request.attack.resolved().dump(), "bounds": bounds_used(request.attack, model.encoding)},
-        "targets": {target: {"clean": _said(before, names), "adversarial": _said(after, names)}},
-        "success": _success(loss_of, moved, alive, isinstance(before, Numbers)),
+        "targets": {target: {"clean": _said(before, names, form), "adversarial": _said(after, names, form)}},
+        "success": _success(judged, moved, alive, isinstance(before, Numbers)),
         "inputs": decoded(moved, request.inputs, model.encoding),
         "perturbation": {name: norm.length((moved - x).double()).tolist() for name, norm in NORMS.items()},
     }
@@ -139,9 +136,26 @@ def _affordable(model: Model, attack: Attack, axes: Axes, rows: int) -> None:
         raise TooLarge("This attack is too much work for one answer; post a job of kind robustness.", slug="cost-limit")
 
 
+def _judge(model: Model, request: AttackRequest, axes: Axes, x: Tensor) -> Deployed | DeployedNumbers:
+    """The loss of the target that is attacked: what it says beside the labels, of a reconstruction beside the rows themselves."""
+    name, names = _target(model)
+    place = [target.name for target in model.spec.targets or ()].index(name)
+    if (model.spec.targets or ())[place].from_inputs:
+        if request.labels is not None:
+            raise invalid("/labels", "inconsistent-spec", "a reconstruction is judged by the rows themselves: it has no labels")
+        return DeployedNumbers(model, axes, name, x.flatten(1))
+    wanted, where = _wanted(request, name, len(x))
+    if names is not None:
+        read = _labels if (model.spec.targets or ())[place].calibrates else _shares
+        return Deployed(model, axes, name, read(wanted, names, where), request.attack.criterion)
+    return DeployedNumbers(model, axes, name, _values(wanted, model.networks[0].spec.widths[place], where))
+
+
 def _wanted(request: AttackRequest, target: str, rows: int) -> tuple[list[Any], str]:
     """The labels of that target, and the pointer to them."""
     where, labels = "/labels", request.labels
+    if labels is None:
+        raise invalid("/labels", "missing-field", "this field is required")
     if isinstance(labels, dict):
         if target not in labels:
             raise invalid("/labels", "missing-field", f"labels of the target {target!r} are required")
@@ -188,11 +202,17 @@ def _values(wanted: list[Any], width: int, where: str) -> Tensor:
     return torch.from_numpy(finite(numbers(rows, (width,), where, NUMBERS), where))
 
 
-def _said(said: Answer, names: tuple[str, ...] | None) -> dict[str, Any]:
+def _form(model: Model, target: str) -> Form:
+    """How answers in numbers are shown: a reconstruction as a row."""
+    mirrors = any(each.from_inputs for each in model.spec.targets or () if each.name == target)
+    return partial(reconstructing.decoded, encoding=model.encoding) if mirrors else column
+
+
+def _said(said: Answer, names: tuple[str, ...] | None, form: Form) -> dict[str, Any]:
     """Prediction and, for classes, probabilities."""
     if isinstance(said, Classes) and names is not None:
         return classes(said, names, ("probabilities",))
-    return {"prediction": column(said.mean) if isinstance(said, Numbers) else []}
+    return {"prediction": form(said.mean) if isinstance(said, Numbers) else []}
 
 
 def _success(loss_of: LossOf, moved: Tensor, alive: Tensor, regression: bool) -> list[bool | None]:

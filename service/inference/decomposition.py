@@ -116,6 +116,6 @@ def class_errors(p: Floats, target: Target, material: Material, rows: NDArray[np
 
 def number_errors(mean: Floats, target: Target, material: Material, rows: NDArray[np.int64]) -> tuple[str, Floats]:
     """Means [K, N, D] minus the truth, in the target's unit and over the root of D, so that squares add up to the mse."""
-    truth = material.originals[target.name][rows]
+    truth = material.truth(target, rows)
     known = np.asarray(~np.isnan(truth).any(1))
     return "mse", (mean[:, known] - truth[known]) / math.sqrt(truth.shape[1])

@@ -11,10 +11,10 @@ from torch import Tensor
 from service.data.columns import Columns
 from service.data.encoding import Encoding, fit
 from service.data.labels import labels_of
-from service.nets.network import NetworkSpec, Scale
+from service.nets.network import Network, NetworkSpec, Scale
 from service.spec import TrainSpec
 from service.tricks import splits
-from service.tricks.multitask import Target
+from service.tricks.multitask import Reconstruction, Target
 from service.tricks.normalization import Normalize
 from service.tricks.targets import Given
 
@@ -52,6 +52,33 @@ class Material:
         return torch.from_numpy(self.inputs[part]), {name: labels[index] for name, labels in self.labels.items()}
 
     @property
+    def mirrored(self) -> bool:
+        """Whether any target's labels are the inputs themselves."""
+        return any(target.from_inputs for target in self.targets)
+
+    def mirror(self, x: Tensor) -> dict[str, Tensor]:
+        """The labels that are the inputs themselves, of rows x [.., N, *shape] by target: made where they are needed, not kept."""
+        z = self.preprocess(x).flatten(-max(len(self.network.shape), 1))
+        pairs = zip(self.targets, self.scales, strict=True)
+        return {target.name: target.labels(z, scale.mean, scale.std) for target, scale in pairs if isinstance(target, Reconstruction)}
+
+    def truth(self, target: Target, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What some rows have of a target of numbers [N, D], in its own unit."""
+        if target.from_inputs:
+            return self.inputs[rows].reshape(len(rows), -1).astype(np.float64)
+        return self.originals[target.name][rows]
+
+    def build(self, generator: torch.Generator | None, *, member: int = 0) -> Network:
+        """The member's network, of these shapes and scales; without a generator its weights stay unset."""
+        spec = self.network._replace(architecture=self.spec.of(member).architecture)
+        return Network(spec, self.preprocess, self.scales, generator)
+
+    def initial(self, member: int) -> Network:
+        """The member's network before its first step."""
+        seed = self.spec.ensemble.seed(member, "init", seed=self.spec.seed)
+        return self.build(torch.Generator().manual_seed(seed), member=member)
+
+    @property
     def kind(self) -> str:
         """`table`, `image` or `tensor`."""
         return self.encoding.array.kind if self.encoding.array else "table"
@@ -62,8 +89,7 @@ def prepare(spec: TrainSpec, columns: Columns) -> Material:
     targets = spec.targets or ()
     description = columns.description
     parts = draw_parts(spec, columns)
-    fields = spec.features.select(description.inputs(tuple(target.name for target in targets)))
-    encoding = fit(columns, fields, parts.train, spec.features)
+    encoding = fit(columns, spec.inputs_of(description), parts.train, spec.features)
     inputs = encoding.read(columns)
     kind = encoding.array.kind if encoding.array else "table"
     preprocess = spec.preprocessing.fit(inputs, parts.train, kind=kind, plain=encoding.plain)

@@ -18,7 +18,8 @@ from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers, joined
 from service.nets.network import Scale
 from service.tricks.modes import Asking, Axes, Mode
-from service.tricks.multitask import Distribution, Target, mean_loss, total
+from service.tricks.multitask import Distribution, Reconstruction, Target, mean_loss, total
+from service.tricks.reconstruction import errors
 
 Found = dict[str, float | None]
 Rows = NDArray[np.int64]
@@ -107,7 +108,21 @@ def of_answer(target: Target, answer: Answer, material: Material, rows: Rows, sc
         if found:
             found["loss"] = found["nll"] if target.plain else float(mean_loss(target, p.clamp(min=metrics.TINY).log(), labels))
         return _finite(found)
+    if isinstance(target, Reconstruction):
+        return _finite(_reconstruction(target, answer, material, rows, scale))
     return _finite(_regression(target, answer, material.originals[target.name][rows], scale))
+
+
+def _reconstruction(target: Reconstruction, answer: Numbers, material: Material, rows: Rows, scale: Scale) -> dict[str, float]:
+    """Squared errors, means over rows and entries, block by block: rows may be large."""
+    sums = {"error_normalized": 0.0, "error_original": 0.0}
+    places, std = np.arange(len(rows)), scale.std.double()
+    for block in blocks(places, 16 * len(std)):
+        truth = torch.from_numpy(material.truth(target, rows[block]))
+        for name, error in zip(sums, errors(answer.mean[torch.from_numpy(block)].double(), truth, std), strict=True):
+            sums[name] += float(error.sum())
+    found = {name: value / len(rows) for name, value in sums.items()}
+    return {**found, "loss": found["error_original" if target.loss == "mse_original" else "error_normalized"]}
 
 
 def _regression(target: Target, answer: Numbers, truth: NDArray[np.float64], scale: Scale) -> dict[str, float]:

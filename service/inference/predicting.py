@@ -1,30 +1,26 @@
 """Answers as columns: what a prediction says of its rows, target by target."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from service.errors import invalid
 from service.inference.asking import ask
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
-from service.tricks.choices import AtMost, refuse
+from service.inference.reconstructing import codes, decoded, numeric, row_errors
+from service.tricks.choices import AtMost
 from service.tricks.modes import Asking, Axes
 from service.values import ITEMS
 
 Part = Literal["probabilities", "uncertainty", "members", "logits", "interval", "code", "error"]
 Names = tuple[str, ...]
-
-
-def _parts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    for i, part in enumerate(parts):
-        if part in ("code", "error"):
-            raise refuse("unknown-choice", f"this release has no architecture with a {part}", pointer=f"/{i}")
-    return parts
+Form = Callable[[Tensor | None], list[Any] | None]
 
 
 class PredictRequest(Asking):
@@ -34,7 +30,7 @@ class PredictRequest(Asking):
 
     inputs: list[Any]
     """Rows: arrays in the signature's order or objects by field name."""
-    parts: Annotated[Annotated[tuple[Part, ...], ITEMS, AfterValidator(_parts), AtMost(7)] | None, Field(alias="return")] = None
+    parts: Annotated[Annotated[tuple[Part, ...], ITEMS, AtMost(7)] | None, Field(alias="return")] = None
     """What the answer says besides the prediction."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Of the interval."""
@@ -42,16 +38,47 @@ class PredictRequest(Asking):
 
 def predict(model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None = None, level: float = 0.9) -> dict[str, Any]:
     """The `targets` of an answer on encoded rows x [N, ...]; raises Invalid for a row so far out that the arithmetic overflows."""
+    _check_parts(model, parts or ())
     answers = ask(model, x, axes, keep=parts is not None and "members" in parts)
     shown: dict[str, Any] = {}
-    for target, names in zip(model.spec.targets or (), model.classes, strict=True):
+    for place, (target, names) in enumerate(zip(model.spec.targets or (), model.classes, strict=True)):
         answer = answers[target.name]
         _check_range(answer)
-        if isinstance(answer, Classes) and names is not None:
+        if isinstance(answer, Numbers) and target.from_inputs:
+            said = numbers(answer, _wanted(parts), level, form=partial(numeric, encoding=model.encoding))
+            own = {"prediction": decoded(answer.mean, model.encoding)}
+            own |= {"error": row_errors(answer, model, x, place)} if "error" in _wanted(parts) else {}
+            own |= {"code": codes(model, x, axes)} if "code" in _wanted(parts) else {}
+            shown[target.name] = said | own
+        elif isinstance(answer, Classes) and names is not None:
             shown[target.name] = classes(answer, names, parts if parts is not None else ("probabilities", "uncertainty"))
         elif isinstance(answer, Numbers):
-            shown[target.name] = numbers(answer, parts if parts is not None else ("uncertainty",), level, quantiles=target.quantiles)
+            shown[target.name] = numbers(answer, _wanted(parts), level, quantiles=target.quantiles)
     return shown
+
+
+def _wanted(parts: Sequence[Part] | None) -> Sequence[str]:
+    """What an answer in numbers says besides the prediction."""
+    return parts if parts is not None else ("uncertainty",)
+
+
+def listed(values: Tensor | None) -> list[Any] | None:
+    """A column as JSON; null where it is unknown."""
+    return values.tolist() if values is not None else None
+
+
+def column(values: Tensor | None) -> list[Any] | None:
+    """Rows [N, D] as JSON; with one output a number per row."""
+    return listed(values.squeeze(-1) if values is not None and values.shape[-1] == 1 else values)
+
+
+def _check_parts(model: Model, parts: Sequence[str]) -> None:
+    """Raises Invalid where the answer should have what only a reconstruction has."""
+    for i, part in enumerate(parts):
+        if part in ("code", "error") and not any(target.from_inputs for target in model.spec.targets or ()):
+            raise invalid(
+                f"/return/{i}", "unknown-choice", f"only a model with a reconstruction has {'a code' if part == 'code' else 'errors'}"
+            )
 
 
 def _check_range(answer: Classes | Numbers) -> None:
@@ -77,29 +104,34 @@ def classes(answer: Classes, names: Names, parts: Sequence[str]) -> dict[str, An
     return shown
 
 
-def numbers(answer: Numbers, parts: Sequence[str], level: float, *, quantiles: Sequence[float] | None = None) -> dict[str, Any]:
-    """A regression target's columns, in its own unit; `quantiles` are the shares of those that the answer has."""
+def numbers(
+    answer: Numbers, parts: Sequence[str], level: float, *, quantiles: Sequence[float] | None = None, form: Form = column
+) -> dict[str, Any]:
+    """A target of numbers' columns, in its own unit; `quantiles` are the shares of those that the answer has.
+
+    `form` gives a tensor [N, .., D] the form of JSON.
+    """
     std = answer.variance.sqrt() if answer.variance is not None else None
-    shown: dict[str, Any] = {"prediction": column(answer.mean)}
+    shown: dict[str, Any] = {"prediction": form(answer.mean)}
     if "uncertainty" in parts:
         shown["uncertainty"] = {
-            "std": column(std),
-            "aleatoric_std": column(_root(answer.aleatoric)),
-            "epistemic_std": column(_root(answer.epistemic)),
+            "std": form(std),
+            "aleatoric_std": form(_root(answer.aleatoric)),
+            "epistemic_std": form(_root(answer.epistemic)),
         }
     if "interval" in parts:
         between = answer.quantiles is not None and quantiles is not None
-        shown["interval"] = quantile_interval(answer, quantiles or (), level) if between else interval(answer.mean, std, level)
+        shown["interval"] = quantile_interval(answer, quantiles or (), level) if between else interval(answer.mean, std, level, form=form)
     if "members" in parts and answer.members is not None:
         mean, variance = answer.members.mean, answer.members.variance
-        shown["members"] = {"prediction": _by_row(mean), "std": _by_row(_root(variance))}
+        shown["members"] = {"prediction": form(_by_row(mean)), "std": form(_by_row(_root(variance)))}
     return shown
 
 
-def interval(mean: Tensor, std: Tensor | None, level: float) -> dict[str, Any]:
+def interval(mean: Tensor, std: Tensor | None, level: float, *, form: Form = column) -> dict[str, Any]:
     """The central Gaussian interval; its ends are null where no spread is known."""
     reach = NormalDist().inv_cdf(0.5 + level / 2)
-    ends = {"lower": None, "upper": None} if std is None else {"lower": column(mean - reach * std), "upper": column(mean + reach * std)}
+    ends = {"lower": None, "upper": None} if std is None else {"lower": form(mean - reach * std), "upper": form(mean + reach * std)}
     return {**ends, "level": level, "method": "gaussian"}
 
 
@@ -121,20 +153,10 @@ def quantile_interval(answer: Numbers, quantiles: Sequence[float], level: float)
     return {**ends, "level": round(quantiles[high] - quantiles[low], 12), "method": "quantile"}
 
 
-def listed(values: Tensor | None) -> list[Any] | None:
-    """A column as JSON; null where it is unknown."""
-    return values.tolist() if values is not None else None
-
-
-def column(values: Tensor | None) -> list[Any] | None:
-    """Rows [N, D] as JSON; with one output a number per row."""
-    return listed(values.squeeze(-1) if values is not None and values.shape[-1] == 1 else values)
-
-
 def _root(variance: Tensor | None) -> Tensor | None:
     return variance.sqrt() if variance is not None else None
 
 
-def _by_row(values: Tensor | None) -> list[Any] | None:
+def _by_row(values: Tensor | None) -> Tensor | None:
     """Networks' answers [M, N, D] with the row first."""
-    return column(values.transpose(0, 1)) if values is not None else None
+    return values.transpose(0, 1) if values is not None else None

@@ -11,11 +11,12 @@ from service.checks import matching
 from service.inference.asking import ask
 from service.inference.dropout_report import dropout
 from service.inference.ensemble_report import ensemble
-from service.inference.material import Material
 from service.inference.measuring import Found, Inquiry, center, jsonable_object, temperature
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.inference.report_targets import targets
+from service.inference.report_activations import activations
+from service.inference.report_normalization import constant_features, normalization
 from service.nets.network import weights_of
 from service.tricks.modes import Asking, Axes, Mode
 from service.tricks.optimization import SGD
@@ -48,7 +49,11 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "ensemble": ensemble(inquiry, summaries, members),
             "dropout": dropout(inquiry),
             "calibration": _calibration(inquiry, axes, splits.get("test")),
-            "normalization": _normalization(material),
+            "normalization": normalization(material),
+            "parameters": {"member": model.parameters, "saved_by_tying": model.networks[0].saved},
+            "reconstruction": _reconstruction(inquiry, splits),
+            "constant_features": constant_features(material),
+            "activations": activations(inquiry),
             "sparsity": _sparsity(model),
             "penalties": _penalties(model),
             "confusion_matrix": _confusion(inquiry, axes) if tested else None,
@@ -124,19 +129,14 @@ def _calibration(inquiry: Inquiry, axes: Axes, test: Found | None) -> dict[str, 
     return {**{name: (test or {}).get(prefix + name) for name in ("ece", "nll", "brier")}, "temperature": found}
 
 
-def _normalization(material: Material) -> dict[str, Any]:
-    """What inputs and targets were shifted and divided by, in their own units."""
-    names = ("min", "range") if material.spec.preprocessing.normalize == "minmax" else ("mean", "std")
-    shift, scale = material.preprocess.shift, material.preprocess.scale
-    if material.encoding.array:
-        found: dict[str, Any] = {material.encoding.array.name: {names[0]: shift.squeeze().tolist(), names[1]: scale.squeeze().tolist()}}
-    else:
-        shift, scale = shift.expand(material.encoding.shape), scale.expand(material.encoding.shape)
-        found = {c.name: {names[0]: float(shift[i]), names[1]: float(scale[i])} for i, c in enumerate(material.encoding.numeric)}
-    for target, own in zip(material.spec.targets or (), material.scales, strict=True):
-        if target.name in material.originals:
-            found[target.name] = {"mean": own.mean.squeeze().tolist(), "std": own.std.squeeze().tolist()}
-    return found
+def _reconstruction(inquiry: Inquiry, splits: dict[str, Found]) -> dict[str, Any] | None:
+    """The errors of the default mode on test, or on the last part there is; null for a network that reconstructs nothing."""
+    mirrored = next((target.name for target in inquiry.targets if target.from_inputs), None)
+    part = next((name for name in ("test", "validation", "train") if name in splits), None)
+    if mirrored is None or part is None:
+        return None
+    prefix = "" if len(inquiry.targets) == 1 else f"{mirrored}."
+    return {"target": mirrored, "split": part, **{name: splits[part][prefix + name] for name in ("error_normalized", "error_original")}}
 
 
 def _sparsity(model: Model) -> dict[str, float]:
@@ -145,6 +145,8 @@ def _sparsity(model: Model) -> dict[str, float]:
     for network in model.networks:
         for name in network.layers():
             weights = weights_of(network, [name], everything=False)
+            if not weights:  # a tied layer's are another's
+                continue
             zeros = sum(int((weight == 0).sum()) for weight in weights) / max(1, sum(weight.numel() for weight in weights))
             shares[name] = shares.get(name, 0.0) + zeros / model.size
     return shares

@@ -1,18 +1,18 @@
 """The report as one self-contained HTML page: tables, pictures, and what was not measured."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.inference import report_averages
+from service.inference import report_averages, report_scales
 from service.inference.report_markup import Html, document, element, figure, folded, number, section, table
 from service.inference.report_tables import COLUMNS, metrics_table, named_targets
 
 Found = Mapping[str, Any]
 NOISELESS = ("mse", "mae", "huber", "quantile")
 """Losses of numbers that say nothing of their noise."""
-MOST_FIELDS = 200
-"""Rows of the normalization table, and entries of a list in the spec, that are shown."""
+MOST_LISTED = 200
+"""Entries of a list in the spec that are shown."""
 
 
 def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
@@ -29,8 +29,15 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         report_averages.uncertainty(measured["uncertainty"], spec),
         _targets(measured.get("targets")),
         _weights(measured),
+        report_scales.activations(measured["activations"]),
         _invariance(measured["invariance"]),
-        section("In detail", _normalization(measured["normalization"]), _layers(about), _spec(spec), wide=True),
+        section(
+            "In detail",
+            report_scales.normalization(measured["normalization"], measured["constant_features"]),
+            _layers(about, measured["parameters"]["saved_by_tying"]),
+            _spec(spec),
+            wide=True,
+        ),
         section("Not measured", element("p", " ".join(unmeasured(measured, spec))), wide=True),
     ]
     return document(f"{about['name']} · Temper", _header(about), element("main", *sections))
@@ -151,32 +158,10 @@ def _invariance(found: Found) -> Html:
     return section("Invariance", table(("augmentation", "mean change"), found.items()), element("p", said))
 
 
-def _normalization(found: Found) -> Html:
-    """What every field was shifted and divided by, inside the model."""
-    rows = [[name, *(_listed(value) for value in used.values())] for name, used in found.items()]
-    more = [element("p", f"{len(rows) - MOST_FIELDS:,} more fields are in the report as JSON.")] if len(rows) > MOST_FIELDS else []
-    return folded("Normalization", table(("field", "minus", "divided by"), rows[:MOST_FIELDS]), *more)
-
-
-def _listed(value: Any) -> object:
-    """A number, or the first few of many."""
-    if not isinstance(value, list):
-        return value
-    flat = list(_leaves(value))
-    return ", ".join(number(one) for one in flat[:3]) + (f", … ({len(flat)} numbers)" if len(flat) > 3 else "")
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        for one in value:
-            yield from _leaves(one)
-    else:
-        yield value
-
-
-def _layers(about: Found) -> Html:
+def _layers(about: Found, tied: int) -> Html:
     rows = ((layer["name"], layer["type"], " x ".join(map(str, layer["shape"])), layer["parameters"]) for layer in about["layers"])
-    return folded("Layers", table(("layer", "type", "output", "parameters"), rows))
+    said = [element("p", f"Tying saves {tied:,} parameters: so many more would there be without.")] if tied else []
+    return folded("Layers", table(("layer", "type", "output", "parameters"), rows), *said)
 
 
 def _spec(spec: Found) -> Html:
@@ -187,7 +172,7 @@ def _short(value: Any) -> Any:
     """A spec with only the first of its row numbers, of which there may be a million."""
     if isinstance(value, dict):
         return {key: _short(inner) for key, inner in value.items()}
-    if isinstance(value, list) and len(value) > MOST_FIELDS:
+    if isinstance(value, list) and len(value) > MOST_LISTED:
         return [*value[:10], f"… {len(value):,} in all"]
     return [_short(inner) for inner in value] if isinstance(value, list) else value
 

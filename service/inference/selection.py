@@ -90,7 +90,7 @@ def _of_target(inquiry: Inquiry, target: Target, answer: Answer, rows: NDArray[n
     if members is None or members.mean is None:
         raise TypeError("what several members say is kept")
     scale = inquiry.material.scales[[each.name for each in inquiry.targets].index(target.name)]
-    truth, std = inquiry.material.originals[target.name][rows], scale.std.double().numpy()
+    truth, std = inquiry.material.truth(target, rows), scale.std.double().numpy()
     known = np.flatnonzero(~np.isnan(truth).any(axis=1))
     errors = ((members.mean.double().numpy() - truth) / std)[:, known].reshape(len(members.mean), -1)
     if members.variance is None:

@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from service.nets.mlp import MLP
-from service.tricks.choices import tagged
+from pydantic import Field
 
-Architecture = Annotated[MLP, tagged("type", "mlp")]
+from service.nets.autoencoder import Autoencoder
+from service.nets.mlp import MLP
+
+Architecture = Annotated[MLP | Autoencoder, Field(discriminator="type")]

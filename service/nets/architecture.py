@@ -1,14 +1,19 @@
 """What every architecture says of itself, and what every trunk that is built from one can do."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from service.errors import Flaw
+from service.nets.base import linear
+from service.tricks.choices import refuse
 from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
 from service.values import Value
+
+Width = Annotated[int, Field(ge=1)]
 
 
 class Trunk(nn.Module):
@@ -31,12 +36,33 @@ class Trunk(nn.Module):
         """The shape of each named layer's output for one row."""
         raise NotImplementedError
 
+    def activations(self) -> dict[str, str]:
+        """The activation behind each layer, by the name that layer and site share."""
+        raise NotImplementedError
+
+    def decode(self, features: Tensor, gate: Gate) -> Tensor:
+        """What a reconstruction's head takes: the features themselves, where nothing decodes them."""
+        return features
+
+    def head(self, task: str, outputs: int, *, how: str, generator: torch.Generator | None) -> nn.Module:
+        """The layer from features to the raw outputs of a target of this task."""
+        return linear(self.features, outputs, bias=True, how=how, generator=generator)
+
 
 class Drawing(Value):
     """An architecture's fields and what checks and training ask of them; the defaults are those of a net that has nothing of it."""
 
+    reconstructs: ClassVar[bool] = False
+    """Whether it has a decoder, and so a reconstruction of its inputs to be judged by."""
+
     dropout: DropoutRates | None = None
     """Rates of dropping units; a number is the rate of hidden ones."""
+
+    def check_rates(self) -> None:
+        """Raises where a list of rates has not one for each hidden layer."""
+        rates = self.dropout.hidden if self.dropout else 0.0
+        if isinstance(rates, tuple) and len(rates) != self.droppable:
+            raise refuse("inconsistent-spec", f"{len(rates)} rates for {self.droppable} layers", pointer="/dropout/hidden")
 
     @property
     def normalizes(self) -> bool:

@@ -98,3 +98,30 @@ def linear(inputs: int, outputs: int, *, bias: bool, how: str, generator: torch.
     if generator is not None:
         initialize(layer, how, generator)
     return layer
+
+
+class Transposed(nn.Module):
+    """A linear layer with the transposed weights of another and a bias of its own; they stay that layer's parameter."""
+
+    def __init__(self, source: nn.Linear, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self._source = (source,)  # in a tuple, lest its parameters count twice
+        self.out_features = source.in_features
+        self.bias = nn.Parameter(torch.empty(source.in_features))
+        if generator is not None:
+            bound = source.out_features**-0.5
+            with torch.no_grad():
+                nn.init.uniform_(self.bias, -bound, bound, generator=generator)
+
+    @property
+    def shared(self) -> int:
+        """Weights that another layer holds for it."""
+        return self._source[0].weight.numel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[.., N, outputs]; of a stack [K, .., N, outputs] from [K, .., N, inputs]."""
+        weight = self._source[0].weight
+        if weight.ndim == 2:
+            return F.linear(x, weight.mT, self.bias)
+        rows = x.flatten(1, -2)
+        return torch.baddbmm(self.bias.unsqueeze(1), rows, weight).view(*x.shape[:-1], self.out_features)

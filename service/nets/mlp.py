@@ -1,33 +1,19 @@
 """The multi-layer perceptron, plain or residual."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.nets.architecture import Drawing, Trunk
+from service.nets.activations import ACTIVATIONS, ActivationName
+from service.nets.architecture import Drawing, Trunk, Width
 from service.nets.base import BatchNorm, linear
 from service.tricks.choices import AtMost, refuse
 from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
-
-Width = Annotated[int, Field(ge=1)]
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
-    "elu": F.elu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "identity": lambda x: x,
-}
-ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
 
 
 class MLP(Drawing):
@@ -52,9 +38,7 @@ class MLP(Drawing):
 
     @model_validator(mode="after")
     def _fits(self) -> "MLP":
-        rates = self.dropout.hidden if self.dropout else 0.0
-        if isinstance(rates, tuple) and len(rates) != len(self.hidden):
-            raise refuse("inconsistent-spec", f"{len(rates)} rates for {len(self.hidden)} layers", pointer="/dropout/hidden")
+        self.check_rates()
         if self.residual and (len(self.hidden) % 2 == 0 or len(set(self.hidden)) > 1):
             message = "a residual mlp is a stem and pairs of layers, all of one width"
             raise refuse("inconsistent-spec", message, pointer="/hidden")
@@ -114,7 +98,7 @@ class Perceptron(Trunk):
         inputs = shape.numel()
         widths = (inputs, *spec.hidden)
         self.hidden = nn.ModuleList([Layer(spec, before, after, generator) for before, after in pairwise(widths)])
-        self.residual = spec.residual
+        self.residual, self.activation = spec.residual, spec.activation
         self.features = widths[-1]
         dropout = spec.dropout or Dropout()
         rates = dropout.hidden_rates(len(spec.hidden))
@@ -136,3 +120,6 @@ class Perceptron(Trunk):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {site.name: (site.units,) for site in self.sites[1:]}
+
+    def activations(self) -> dict[str, str]:
+        return dict.fromkeys(self.linears(), self.activation)

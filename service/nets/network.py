@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from service.nets import Architecture
-from service.nets.base import BatchNorm, LayerInfo, Linear, linear
+from service.nets.base import BatchNorm, LayerInfo, Linear, Transposed
 from service.tricks.dropout import SCALED, Gate, Site
-from service.tricks.multitask import Distribution, LearnedWeight, Target
+from service.tricks.multitask import Distribution, LearnedWeight, Reconstruction, Target
 from service.tricks.normalization import Normalize
 
 
@@ -41,25 +41,37 @@ class Network(nn.Module):
         super().__init__()
         self.spec = spec
         self.preprocess = preprocess
-        self.scales = nn.ModuleList(scales)
+        self.scales, self._units = nn.ModuleList(scales), tuple(scales)
         self.trunk = spec.architecture.build(spec.shape, generator)
         how = spec.architecture.start
         self.heads = nn.ModuleList(
-            linear(self.trunk.features, target.outputs(width), bias=True, how=how, generator=generator)
+            self.trunk.head(target.task, target.outputs(width), how=how, generator=generator)
             for target, width in zip(spec.targets, spec.widths, strict=True)
         )
         self.shares = nn.ModuleList(LearnedWeight() for target in spec.targets if target.weight == "learned")
+        self._linear = tuple(module for module in self.modules() if isinstance(module, Linear))[:1]
 
     def forward(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Tensor]:
         """Raw outputs by target [.., N, outputs], after `logit_scale` of logits and tanh of numbers, where asked."""
         features = self.trunk(self.preprocess(x), gate)
-        return {target.name: self._finished(target, head(features)) for target, head in zip(self.spec.targets, self.heads, strict=True)}
+        said: dict[str, Tensor] = {}
+        for target, head, scale in zip(self.spec.targets, self.heads, self._units, strict=True):
+            if isinstance(target, Reconstruction):
+                said[target.name] = target.in_unit(head(self.trunk.decode(features, gate)), scale.std)
+            else:
+                said[target.name] = self._finished(target, head(features))
+        return said
 
     def _finished(self, target: Target, raw: Tensor) -> Tensor:
         if target.says == "classes":
             scale = self.spec.architecture.logit_factor
             return raw * scale if scale != 1.0 else raw
         return raw.tanh() if target.output == "tanh" else raw
+
+    def code(self, x: Tensor) -> Tensor:
+        """The features [.., N, F] of rows, weight-scaled: of an autoencoder the code."""
+        features: Tensor = self.trunk(self.preprocess(x), SCALED)
+        return features
 
     def distributions(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Distribution]:
         """What each head says, in the user's units."""
@@ -69,7 +81,7 @@ class Network(nn.Module):
     @property
     def units(self) -> tuple[Scale, ...]:
         """Each target's scale."""
-        return tuple(scale for scale in self.scales if isinstance(scale, Scale))
+        return self._units
 
     @property
     def log_variances(self) -> dict[str, Tensor]:
@@ -89,8 +101,13 @@ class Network(nn.Module):
     @property
     def members(self) -> int | None:
         """How many members a stack has; None for a network of one's own."""
-        weight = next(iter(self.heads.parameters()))
+        weight = self._linear[0].weight
         return len(weight) if weight.ndim == 3 else None
+
+    @property
+    def saved(self) -> int:
+        """Parameters that it would have besides, were none used twice."""
+        return sum(module.shared for module in self.modules() if isinstance(module, Transposed)) // (self.members or 1)
 
     def learned(self) -> dict[str, Tensor]:
         """Parameters and running statistics of this member by name: what distinguishes it from its siblings."""
@@ -106,7 +123,7 @@ class Network(nn.Module):
         heads = {f"head.{target.name}": (_outputs(head),) for target, head in zip(self.spec.targets, self.heads, strict=True)}
         shapes = {**self.trunk.shapes(), **heads}
         return tuple(
-            LayerInfo(name, "linear", shapes[name], sum(p.numel() for p in layer.parameters())) for name, layer in self.layers().items()
+            LayerInfo(name, _sort(layer), shapes[name], sum(p.numel() for p in layer.parameters())) for name, layer in self.layers().items()
         )
 
 
@@ -130,9 +147,8 @@ def stack(networks: Sequence[Network]) -> Network:
 
 def stackable(network: Network) -> bool:
     """Whether `stack` can take it: all that it learns lies in layers that know of a members' axis."""
-    known = {
-        id(tensor) for module in network.modules() if isinstance(module, Linear | BatchNorm | LearnedWeight) for tensor in _own(module)
-    }
+    layers = (Linear, Transposed, BatchNorm, LearnedWeight)
+    known = {id(tensor) for module in network.modules() if isinstance(module, layers) for tensor in _own(module)}
     return all(id(tensor) in known for tensor in network.learned().values())
 
 
@@ -141,7 +157,11 @@ def _own(module: nn.Module) -> list[Tensor]:
 
 
 def _outputs(layer: nn.Module) -> int:
-    return next(m.out_features for m in layer.modules() if isinstance(m, nn.Linear))
+    return next(m.out_features for m in layer.modules() if isinstance(m, nn.Linear | Transposed))
+
+
+def _sort(layer: nn.Module) -> str:
+    return "transposed" if isinstance(layer, Transposed) else "linear"
 
 
 def is_weight(network: Network, parameter: Tensor) -> bool:

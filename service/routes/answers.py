@@ -160,6 +160,7 @@ class PlanAnswer(Answer):
     spec: dict[str, Any]
     layers: list[LayerAnswer]
     parameters: int
+    saved_by_tying: int
     memory_bytes: int
     flops: int
     steps: int

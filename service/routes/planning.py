@@ -104,7 +104,8 @@ def validated(raw: Any, services: Services, project: str) -> PlanAnswer:
         model = models.get(c, project, plan.model_id)
     layers = [LayerAnswer.model_validate(layer) for layer in model.layers]
     return PlanAnswer(
-        spec=plan.spec, layers=layers, parameters=model.parameters, memory_bytes=BASE_BYTES + 4 * model.parameters * model.members,
+        spec=plan.spec, layers=layers, parameters=model.parameters, saved_by_tying=0,
+        memory_bytes=BASE_BYTES + 4 * model.parameters * model.members,
         flops=robustness_plan.flops(plan, model.parameters), steps=0, shards=len(plan.shards), warnings=[],
     )  # fmt: skip
 

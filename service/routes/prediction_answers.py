@@ -53,6 +53,34 @@ class NumberMembers(BaseModel):
     std: list[list[float]] | list[list[list[float]]] | None
 
 
+Rows = list[list[Any]]
+"""Rows as they were sent: arrays nested, tables in the signature's order, null for what has no number."""
+
+
+class MirrorUncertainty(BaseModel):
+    """Standard deviations of a reconstruction's entries; null what is not known."""
+
+    std: Rows | None
+    aleatoric_std: Rows | None
+    epistemic_std: Rows | None
+
+
+class MirrorInterval(BaseModel):
+    """The central interval of a reconstruction's entries."""
+
+    lower: Rows | None
+    upper: Rows | None
+    level: float
+    method: Literal["gaussian"]
+
+
+class MirrorMembers(BaseModel):
+    """What every network said [N][M], each in the form of a row."""
+
+    prediction: list[Rows]
+    std: list[Rows] | None
+
+
 class ClassTarget(BaseModel):
     """A classification target; what was not asked for is absent."""
 
@@ -71,6 +99,17 @@ class NumberTarget(BaseModel):
     uncertainty: Wanted[NumberUncertainty] = None
     interval: Wanted[IntervalAnswer] = None
     members: Wanted[NumberMembers] = None
+
+
+class MirrorTarget(BaseModel):
+    """A reconstruction, in the form of the rows that were sent; what was not asked for is absent."""
+
+    prediction: Rows
+    uncertainty: Wanted[MirrorUncertainty] = None
+    interval: Wanted[MirrorInterval] = None
+    members: Wanted[MirrorMembers] = None
+    code: Wanted[list[list[float]]] = None
+    error: Wanted[list[float]] = None
 
 
 class _Asked(Answer):
@@ -92,14 +131,14 @@ class _Asked(Answer):
 class PredictionAnswer(_Asked):
     """What the model says of the rows, by target."""
 
-    targets: dict[str, ClassTarget | NumberTarget]
+    targets: dict[str, ClassTarget | NumberTarget | MirrorTarget]
 
 
 class AttackedTarget(BaseModel):
     """What was said before and after."""
 
-    clean: ClassTarget | NumberTarget
-    adversarial: ClassTarget | NumberTarget
+    clean: ClassTarget | NumberTarget | MirrorTarget
+    adversarial: ClassTarget | NumberTarget | MirrorTarget
 
 
 class Perturbation(BaseModel):

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from service.tricks.classification import Classification
+from service.tricks.reconstruction import Reconstruction
 from service.tricks.regression import VARIANCE_FLOOR, Regression, gaussian
 from service.tricks.soft_labels import SoftLabels
 from service.tricks.targets import Distribution, Head, mean_loss
@@ -19,6 +20,7 @@ __all__ = [
     "Distribution",
     "Head",
     "LearnedWeight",
+    "Reconstruction",
     "Regression",
     "SoftLabels",
     "Target",
@@ -56,4 +58,4 @@ def total(targets: Sequence[Head], losses: Mapping[str, float], log_variances: M
     return sum(weighted(target, losses[target.name], log_variances.get(target.name)) for target in targets)
 
 
-Target = Annotated[Classification | Regression | SoftLabels, Field(discriminator="task")]
+Target = Annotated[Classification | Regression | SoftLabels | Reconstruction, Field(discriminator="task")]

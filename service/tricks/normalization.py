@@ -12,6 +12,8 @@ from service.blocks import blocks
 from service.values import Value
 
 Scope = Literal["feature", "channel", "all"]
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Share of an entry's largest value up to which training rows differ by rounding alone: the entry is constant."""
 
 
 class Moments:
@@ -55,16 +57,25 @@ def moments(x: NDArray[np.generic], rows: NDArray[np.int64], axes: tuple[int, ..
     return found
 
 
+def beyond_rounding(deviation: Tensor, shift: Tensor) -> Tensor:
+    """Deviations of constant entries from their mean, 0 where they are no more than what training rows may differ by."""
+    return torch.where(deviation.abs() <= 1.5 * ROUNDING * shift.abs(), torch.zeros_like(deviation), deviation)
+
+
 class Normalize(nn.Module):
-    """(x - shift) / scale per entry; the two buffers broadcast against a row."""
+    """(x - shift) / scale per entry; the two buffers broadcast against a row.
+
+    `constant`: which entries the training rows have one value of, in the buffers' shape; known while training, not stored.
+    """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, shift: Tensor, scale: Tensor) -> None:
+    def __init__(self, shift: Tensor, scale: Tensor, constant: NDArray[np.bool_] | None = None) -> None:
         super().__init__()
         self.register_buffer("shift", shift)
         self.register_buffer("scale", scale)
+        self.constant = constant if constant is not None else np.zeros(tuple(shift.shape), dtype=bool)
 
     def forward(self, x: Tensor) -> Tensor:
         """x in normalized units."""
@@ -92,19 +103,22 @@ class Preprocessing(Value):
     def fit(self, x: NDArray[np.generic], rows: NDArray[np.int64], *, kind: str, plain: int = 0) -> Normalize:
         """The normalizer of the training rows; the last `plain` columns of a table (one-hot) stay as they are.
 
-        Constant and nearly constant entries are shifted and divided by 1: their spread is rounding noise.
+        Constant and nearly constant entries are shifted and divided by 1: their spread is rounding noise, or nothing in float32.
         """
         shape = x.shape[1:]
         if self.normalize == "none":
             return Normalize(torch.zeros((1,) * max(len(shape), 1)), torch.ones((1,) * max(len(shape), 1)))
         found = moments(x, rows, _axes(self.scope(kind, str(x.dtype)), len(shape)))
         shift, scale = (found.mean, found.std) if self.normalize == "standard" else (found.low, found.high - found.low)
-        scale = np.where(scale <= np.finfo(np.float32).eps * np.maximum(abs(found.low), abs(found.high)), 1.0, scale)
+        same = found.high - found.low <= ROUNDING * np.maximum(abs(found.low), abs(found.high))
+        constant = same | (scale < np.finfo(np.float32).tiny)
+        scale = np.where(constant, 1.0, scale)
         if plain:
-            shift = np.broadcast_to(shift, (1, *shape)).copy()
-            scale = np.broadcast_to(scale, (1, *shape)).copy()
-            shift[..., -plain:], scale[..., -plain:] = 0.0, 1.0
-        return Normalize(torch.tensor(shift[0], dtype=torch.float32), torch.tensor(scale[0], dtype=torch.float32))
+            shift, scale = np.broadcast_to(shift, (1, *shape)).copy(), np.broadcast_to(scale, (1, *shape)).copy()
+            constant = np.broadcast_to(constant, (1, *shape)).copy()
+            shift[..., -plain:], scale[..., -plain:], constant[..., -plain:] = 0.0, 1.0, False
+        kept = torch.tensor(shift[0], dtype=torch.float32), torch.tensor(scale[0], dtype=torch.float32)
+        return Normalize(*kept, constant[0])
 
 
 def _axes(scope: Scope, rank: int) -> tuple[int, ...]:

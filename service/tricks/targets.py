@@ -66,6 +66,8 @@ class Head(Value):
     """What its answers are: probabilities of classes, or numbers."""
     shown: ClassVar[tuple[str, ...]]
     """The metrics that tables of a report have, the most important first."""
+    from_inputs: ClassVar[bool] = False
+    """Whether its labels are the inputs themselves, of which no copy is stored: `labelled` has none of them."""
     stratifies: ClassVar[bool] = False
     """Whether a split can hold its labels' shares."""
     calibrates: ClassVar[bool] = False

@@ -73,6 +73,16 @@ MEASURED: dict[str, Any] = {
     },
     "calibration": {"ece": 0.12, "nll": 0.48, "brier": 0.24, "temperature": 1.75},
     "normalization": {"image": {"mean": [4.0, 5.0, 6.0, 7.0], "std": 2.5}},
+    "constant_features": {
+        "count": 2, "train": 0.0, "test": 0.0625,
+        "features": [{"field": "image", "entry": [0, 3], "value": 7.25, "train": 0.0, "test": 0.0625},
+                     {"field": "zip", "entry": None, "value": 0.0, "train": 0.0, "test": 0.0}],
+    },
+    "activations": {"rows": 77, "layers": {
+        "hidden.0": {"activation": "tanh", "first": {"saturated": 0.321, "dead": 0.0}, "best": {"saturated": 0.123, "dead": 0.125}},
+        "hidden.1": {"activation": "relu", "first": {"saturated": None, "dead": 0.5}, "best": {"saturated": None, "dead": 0.25}},
+    }},
+    "parameters": {"member": 51_234, "saved_by_tying": 1234},
     "sparsity": {"hidden.0": 0.25},
     "penalties": {"l2": 0.0123},
     "confusion_matrix": None,
@@ -230,6 +240,18 @@ def test_dropout_calibration_weights_and_invariance() -> None:
     assert ["hidden.0", "25.0%"] in shown.rows
     assert ["gaussian_noise", "0.0456"] in shown.rows
     assert ["image", "4, 5, 6, … (4 numbers)", "2.5"] in shown.rows
+
+
+def test_constant_inputs_and_units_at_an_end() -> None:
+    shown = page()
+    assert ["all constant inputs", "–", "0", "0.0625"] in shown.rows
+    assert ["image [0, 3]", "7.25", "0", "0.0625"] in shown.rows
+    assert ["zip", "0", "0", "0"] in shown.rows
+    assert ["hidden.0", "tanh", "32.1%", "12.3%", "0.0%", "12.5%"] in shown.rows
+    assert ["hidden.1", "relu", "–", "–", "50.0%", "25.0%"] in shown.rows
+    bare = page(constant_features=None, activations=None)
+    assert "constant" not in bare.text
+    assert "Saturated" not in bare.text
 
 
 def test_the_spec_is_there_but_for_endless_lists() -> None:

@@ -92,6 +92,16 @@ HEADS = [
     spec(68, {"augmentation": [{"type": "gaussian_noise", "std": -1}]}, RANGE, "/augmentation/0/std"),
     spec(69, {"architecture": {"type": "conv_autoencoder", "channels": [4], "upsampling": "unpooling"}}, CHOICE, "/architecture/type"),
     spec(69, {"architecture": {"type": "cnn", "channels": [4], "kernel": 99}}, CHOICE, "/architecture/type"),
+    spec(69, {"architecture": {"code": 4}}, "validation-error", "/architecture/type"),
+    spec(69, {"architecture": {"type": "autoencoder"}}, "validation-error", "/architecture/code"),
+    spec(69, {"architecture": {"type": "autoencoder", "code": 4}, "targets": [{"name": "label"}]}, CLASH, "/targets"),
+    spec(69, {"targets": [{"name": "input", "task": "reconstruction"}]}, CLASH, "/targets/0/task"),
+    spec(
+        69,
+        {"architecture": {"type": "autoencoder", "code": 4}},
+        None,
+        also=lambda answer: answer.json["spec"]["targets"][0]["task"] == "reconstruction",
+    ),
     spec(70, net(hidden=[8, 4, 4], residual=True), CLASH, HIDDEN),
     spec(70, net(hidden=[8, 8], residual=True), CLASH, HIDDEN),
 ]

@@ -101,6 +101,14 @@ JOBS: dict[str, dict[str, Any]] = {
         "features": {"weight": "s4"},
         "optimizer": {"type": "sgd", "learning_rate": 0.05},
     },
+    "autoencoder": {"architecture": {"type": "autoencoder", "hidden": [24], "code": 4, "dropout": {"input": 0.2, "hidden": [0.1, 0.3]}}},
+    "tied autoencoder": {
+        "architecture": {"type": "autoencoder", "hidden": [24, 12], "code": 4, "tied": True, "activation": "tanh"},
+        "targets": [{"name": "input", "loss": "mse_original", "weight": 0.1}, {"name": "label"}],
+        "augmentation": [{"type": "gaussian_noise", "std": 1.0}],
+        "regularizers": [{"type": "l1", "alpha": 1e-4}, {"type": "max_norm", "limit": 2.0}],
+        "ensemble": {"size": 2, "bootstrap": True},
+    },
     "everything": {
         "architecture": {"type": "mlp", "hidden": [12, 12, 12], "batch_norm": True, "residual": True, "dropout": DROPOUT},
         "augmentation": [{"type": "gaussian_noise", "std": 1.0}],

@@ -115,7 +115,7 @@ def test_a_stack_ends_where_its_members_end_alone(bench: Any, name: str) -> None
     assert reason == alone[3]
     assert history["train.loss"] == pytest.approx(alone[2]["train.loss"], rel=1e-3)
     assert patience.epoch == alone[1].epoch
-    if made.spec.architecture.batch_norm:  # a bias before it has no effect, and a gradient of rounding alone
+    if made.spec.architecture.normalizes:  # a bias before it has no effect, and a gradient of rounding alone
         return
     for key, tensor in alone[0].items():
         torch.testing.assert_close(best[key], tensor, rtol=1e-2, atol=1e-3 * float(tensor.abs().max()) + 1e-6)

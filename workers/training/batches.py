@@ -1,6 +1,6 @@
 """Batches: one random order an epoch, gathered block by block, handed out as views."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,14 +23,27 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """The batches of one member's rows [n], or of a stack's [K, n]; a last short batch is kept."""
+    """The batches of one member's rows [n], or of a stack's [K, n]; a last short batch is kept.
 
-    def __init__(self, inputs: NDArray[Any], labels: Labels, rows: NDArray[np.int64], *, size: int, device: torch.device) -> None:
+    `mirror` gives labels that are the inputs themselves, as they are before anything changes them.
+    """
+
+    def __init__(
+        self,
+        inputs: NDArray[Any],
+        labels: Labels,
+        rows: NDArray[np.int64],
+        *,
+        size: int,
+        device: torch.device,
+        mirror: Callable[[Tensor], Labels] | None = None,
+    ) -> None:
         self._inputs = inputs
         self._labels = labels
         self._rows = torch.from_numpy(rows)
         self.size = size
         self._device = device
+        self._mirror = mirror
         row_bytes = max(1, inputs.nbytes // max(1, len(inputs))) * (len(rows) if rows.ndim == 2 else 1)
         self._block = block_rows(row_bytes * size) * size
 
@@ -55,6 +68,8 @@ class Batches:
             block = chosen[..., start : start + self._block]
             x = torch.from_numpy(self._inputs[block.numpy()]).to(self._device)
             labels = {name: values[block].to(self._device) for name, values in self._labels.items()}
+            if self._mirror is not None:
+                labels |= self._mirror(x)
             count = block.shape[-1]
             for at in range(0, count, self.size):
                 size = min(self.size, count - at)

@@ -25,6 +25,7 @@ class Evaluation:
         spec = material.spec
         self._device, self._beat = device, beat
         self._targets = material.targets
+        self._mirror = material.mirror if material.mirrored else None
         self._slow = _slow(self._targets, (spec.monitored or "validation.loss").removeprefix("validation."))
         parts = blocks(material.parts.validation, 4 * row_units, most=EVALUATION_ROWS)
         self.rows = [self._known(*material.rows(part)) for part in parts]
@@ -38,9 +39,9 @@ class Evaluation:
         network.eval()
         sums: list[dict[str, Tensor]] = [{} for _ in range(count)]
         said: list[list[dict[str, Tensor]]] = [[] for _ in range(count)]
-        for x, truths in self.rows:
+        for x, kept in self.rows:
             self._beat()
-            raw = network(x.to(self._device))
+            raw, truths = network(x.to(self._device)), self._completed(x, kept)
             for place in range(count):
                 own = raw if network.members is None else {name: values[place] for name, values in raw.items()}
                 self._add(sums[place], own, truths, network)
@@ -51,6 +52,11 @@ class Evaluation:
 
     def _known(self, x: Tensor, labels: Labels) -> tuple[Tensor, dict[str, Known]]:
         return x, {target.name: known(target, labels[target.name].to(self._device)) for target in self._targets}
+
+    def _completed(self, x: Tensor, truths: dict[str, Known]) -> dict[str, Known]:
+        """The labels with those that are the inputs themselves, which are not kept."""
+        mirrored = self._mirror(x.to(self._device)) if self._mirror is not None else {}
+        return truths | {name: truths[name]._replace(labels=labels) for name, labels in mirrored.items()} if mirrored else truths
 
     def _add(self, sums: dict[str, Tensor], raw: dict[str, Tensor], truths: dict[str, Known], network: Network) -> None:
         for target, scale in zip(self._targets, network.units, strict=True):

@@ -138,12 +138,14 @@ class Ground:
         if self.target.says == "classes":
             labels = self._material.labels[self.target.name][torch.from_numpy(rows)]
         else:
-            labels = torch.from_numpy(self._material.originals[self.target.name][rows]).float()
+            labels = torch.from_numpy(self._material.truth(self.target, rows)).float()
         return Subject(self.model, self.axes, x, labels, first=which.start, beat=beat)
 
     def labelled(self, reached: Sequence[Sequence[int]]) -> dict[str, Any]:
         """The numbers of the rows that were reached, from each first to each last, with their labels as the dataset has them."""
         rows, names = np.concatenate([self._rows[first:last] for first, last in reached]), self.model.classes[0]
+        if self.target.from_inputs:
+            return {"row": rows.tolist(), "label": [None] * len(rows)}
         if names is None:
             return {"row": rows.tolist(), "label": self._material.originals[self.target.name][rows].squeeze(-1).tolist()}
         labels = self.target.right(self._material.labels[self.target.name][torch.from_numpy(rows)])

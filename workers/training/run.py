@@ -156,7 +156,7 @@ def start(material: Material, members: Sequence[int], device: torch.device, *, s
         return torch.Generator("cpu" if name == "order" else device).manual_seed(seed(member, name))
 
     made = [Member(number, {name: stream(number, name) for name in STREAMS}) for number in members]
-    networks = [build(material, torch.Generator().manual_seed(seed(number, "init")), member=number) for number in members]
+    networks = [material.initial(number) for number in members]
     network = (stack(networks) if stacked else networks[0]).to(device)
     own = _rates(networks) if stacked and spec.ensemble.varies("dropout") else None
     gate = Sampled([member.streams["masks"] for member in made], batch_rows(material), stacked=stacked, rates=own)
@@ -165,8 +165,7 @@ def start(material: Material, members: Sequence[int], device: torch.device, *, s
 
 def build(material: Material, generator: torch.Generator | None, *, member: int = 0) -> Network:
     """The member's network, of the material's shapes and scales; without a generator its weights stay unset."""
-    spec = material.network._replace(architecture=material.spec.of(member).architecture)
-    return Network(spec, material.preprocess, material.scales, generator)
+    return material.build(generator, member=member)
 
 
 def optimizer_of(material: Material, network: Network, members: Sequence[int]) -> torch.optim.Optimizer:

@@ -29,7 +29,9 @@ class Task:
         self.device = device
         self.beat = beat
         labels = material.labels if material.weights is None else {**material.labels, WEIGHTS: material.weights}
-        self.batches = Batches(material.inputs, labels, rows, size=batch_rows(material), device=device)
+        self.batches = Batches(
+            material.inputs, labels, rows, size=batch_rows(material), device=device, mirror=material.mirror if material.mirrored else None
+        )
         self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
         own = [spec.of(member.number) for member in run.members]
         self.rates = [each.optimizer.learning_rate for each in own]

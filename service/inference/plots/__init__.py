@@ -46,4 +46,4 @@ def _calibration(inquiry: Inquiry) -> bytes | None:
         return reliability(answer.probabilities.numpy(), material.labels[target.name][torch.from_numpy(test)].numpy())
     # The spread that `interval` of a prediction uses: of what is known, noise and members.
     std = answer.variance.sqrt().numpy() if answer.variance is not None else None
-    return coverage(answer.mean.numpy(), std, material.originals[target.name][test])
+    return coverage(answer.mean.numpy(), std, material.truth(target, test))

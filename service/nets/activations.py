@@ -1,0 +1,39 @@
+"""Functions between layers, and where a bounded one is so flat that little gets through it."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
+"""The ends of the activations that have two."""
+OUTER = 0.05
+"""Share of an activation's range at each end that counts as saturated: its slope there is below a fifth of its steepest."""
+
+
+def saturated(activation: str, outputs: Tensor) -> Tensor | None:
+    """Which outputs lie in the outer twentieth at either end of the activation's range; None for an activation without ends."""
+    if activation not in BOUNDS:
+        return None
+    low, high = BOUNDS[activation]
+    margin = OUTER * (high - low)
+    return (outputs < low + margin) | (outputs > high - margin)
+
+
+def dead(outputs: Tensor) -> Tensor:
+    """Units [F] whose outputs [N, F] are the same for every row, up to rounding: nothing of a row gets through them."""
+    low, high = outputs.amin(0), outputs.amax(0)
+    return high - low <= torch.finfo(outputs.dtype).eps * torch.maximum(low.abs(), high.abs())
