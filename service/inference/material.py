@@ -42,6 +42,12 @@ class Material:
         return torch.from_numpy(self.inputs[part]), {name: labels[index] for name, labels in self.labels.items()}
 
     @property
+    def movable(self) -> Tensor | None:
+        """Which entries of an encoded row adversarial training moves, 1 or 0: no categories and indicators; None: all."""
+        plain = self.encoding.plain
+        return torch.cat([torch.ones(self.encoding.shape[0] - plain), torch.zeros(plain)]) if plain else None
+
+    @property
     def kind(self) -> str:
         """`table`, `image` or `tensor`."""
         return self.encoding.array.kind if self.encoding.array else "table"
