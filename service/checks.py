@@ -107,6 +107,8 @@ def costs(spec: TrainSpec, cost: Cost, settings: Settings, machine_bytes: int) -
         yield Flaw("/ensemble/size", "cost-limit", f"at most {settings.max_members} members")
     if spec.epochs > settings.max_epochs:
         yield Flaw("/epochs", "value-out-of-range", f"at most {settings.max_epochs} epochs")
+    if spec.early_stopping is not None and (spec.early_stopping.cap_epochs or 0) > settings.max_epochs:
+        yield Flaw("/early_stopping/cap_epochs", "value-out-of-range", f"at most {settings.max_epochs} epochs")
     if cost.parameters > settings.max_parameters:
         yield Flaw("/architecture", "cost-limit", f"{cost.parameters} parameters per member; the limit is {settings.max_parameters}")
     elif cost.parameters * members > settings.max_job_parameters:

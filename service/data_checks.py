@@ -11,6 +11,7 @@ from service.errors import Flaw
 from service.spec import TrainSpec
 from service.tricks.multitask import Target
 from service.tricks.splits import Split
+from service.tricks.stopping import EarlyStopping
 
 
 def data(spec: TrainSpec, description: Description, parts: dict[str, int], warnings: list[Flaw]) -> Flaws:
@@ -29,6 +30,9 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
         yield Flaw("/ensemble/selection", "inconsistent-spec", "of one member there is nobody to select")
     elif spec.ensemble.selection is not None and not parts["validation"]:
         yield Flaw("/ensemble/selection", "inconsistent-spec", "members are selected on validation rows, and there are none")
+    elif spec.ensemble.selection is not None and spec.trains_on_validation:
+        then = "members are selected on validation rows, and these have all been trained on in the end"
+        yield Flaw("/ensemble/selection", "inconsistent-spec", then)
 
 
 def widths(targets: Sequence[Target], columns: Columns, counts: Sequence[int]) -> Flaws:
@@ -118,7 +122,8 @@ def _training(spec: TrainSpec, parts: dict[str, int], warnings: list[Flaw]) -> F
     if stopping is not None:
         if not parts["validation"]:
             yield Flaw("/early_stopping", "inconsistent-spec", "early stopping needs validation rows")
-        yield from _monitor(stopping.monitor, spec.targets or ())
+        yield from _monitor(stopping.monitor, spec)
+        _unused(stopping, warnings)
         if stopping.patience > spec.epochs:
             warnings.append(Flaw("/early_stopping/patience", "patience-beyond-epochs", "patience exceeds epochs, so that it never stops"))
     if spec.device.startswith("cuda"):
@@ -127,8 +132,21 @@ def _training(spec: TrainSpec, parts: dict[str, int], warnings: list[Flaw]) -> F
             yield Flaw("/device", "device-unavailable", f"there are {torch.cuda.device_count()} CUDA devices")
 
 
-def _monitor(monitor: str, targets: Sequence[Target]) -> Flaws:
-    choices = {"loss"}
+def _unused(stopping: EarlyStopping, warnings: list[Flaw]) -> None:
+    """What is said of a second phase that there is not."""
+    if stopping.cap_epochs is not None and stopping.then != "continue":
+        warnings.append(Flaw("/early_stopping/cap_epochs", "unused-choice", "only `then: continue` has a cap"))
+    if stopping.retrain_by == "epochs" and stopping.then != "retrain":
+        warnings.append(Flaw("/early_stopping/retrain_by", "unused-choice", "only `then: retrain` trains again"))
+
+
+def _monitor(monitor: str, spec: TrainSpec) -> Flaws:
+    targets, choices = spec.targets or (), {"loss"}
+    if monitor == "adversarial_loss" and spec.adversarial_training is None:
+        yield Flaw("/early_stopping/monitor", "inconsistent-spec", "adversarial_loss is that of adversarial_training, and there is none")
+        return
+    if spec.adversarial_training is not None:
+        choices.add("adversarial_loss")
     for target in targets:
         names = target.monitors
         choices |= {f"{target.name}.{name}" for name in names} | (set(names) if len(targets) == 1 else set())

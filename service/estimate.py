@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from service.nets.network import Network
 from service.settings import Settings
+from service.spec import TrainSpec
 from service.stacking import side_by_side
 
 BASE_BYTES = 350 * 2**20
@@ -27,8 +28,18 @@ class Cost(NamedTuple):
     steps: int
 
 
+class Again(NamedTuple):
+    """The most that a member's second phase takes: steps, and rows in all of them together."""
+
+    steps: int = 0
+    rows: int = 0
+
+
 class Load(NamedTuple):
-    """What a job has to do: rows and their encoded bytes, training rows of a member, batch size, epochs, members, and most of a shard."""
+    """What a job has to do.
+
+    Rows and their encoded bytes, training rows of a member, batch size, epochs, members, the most of a shard, a second phase.
+    """
 
     rows: int
     row_bytes: int
@@ -38,6 +49,7 @@ class Load(NamedTuple):
     max_steps: int | None
     members: int
     shard: int = 1
+    again: Again = Again()
 
 
 def cost_of(network: Network, load: Load) -> Cost:
@@ -55,8 +67,20 @@ def cost_of(network: Network, load: Load) -> Cost:
     mirrored = sum(width for target, width in zip(network.spec.targets, network.spec.widths, strict=True) if target.from_inputs)
     answers = load.rows * mirrored * (ANSWER_BYTES + (MEMBER_BYTES * load.members if load.members > 1 else 0))
     memory = BASE_BYTES + load.rows * load.row_bytes + together * (4 * COPIES * parameters + activations) + answers
-    flops = 6 * (parameters + network.saved) * min(load.train * load.epochs, steps * load.batch) * load.members
-    return Cost(parameters, network.saved, memory, flops, steps)
+    seen = min(load.train * load.epochs, steps * load.batch) + load.again.rows
+    flops = 6 * (parameters + network.saved) * seen * load.members
+    return Cost(parameters, network.saved, memory, flops, steps + load.again.steps)
+
+
+def second_phase(spec: TrainSpec, load: Load, *, validation: int) -> Load:
+    """The load with what early stopping may add: training on so many validation rows too, at most as long as it may last."""
+    if spec.early_stopping is None or not spec.early_stopping.goes_on:
+        return load
+    rows = load.train + validation
+    every, longer = (1, 1) if spec.batch_size == "full" else (math.ceil(load.train / load.batch), math.ceil(rows / load.batch))
+    first = min(every * load.epochs, load.max_steps or every * load.epochs)
+    steps = spec.early_stopping.most_steps(first, epochs=load.epochs, every=every, longer=longer)
+    return load._replace(again=Again(steps, math.ceil(steps / longer * rows)))
 
 
 def slot_memory(settings: Settings, machine_bytes: int) -> int:

@@ -16,7 +16,7 @@ from service.data.columns import Columns
 from service.data.encoding import expected_shape
 from service.data.fields import Description, Field
 from service.errors import Flaw, Invalid, NotFound
-from service.estimate import Cost, Load, cost_of
+from service.estimate import Cost, Load, cost_of, second_phase
 from service.flaws import flaws_of
 from service.nets import Architecture
 from service.nets.architecture import Drawing
@@ -158,7 +158,7 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
         members=spec.ensemble.size,
         shard=max(map(len, shards)),
     )
-    cost = cost_of(network, load)
+    cost = cost_of(network, second_phase(spec, load, validation=parts["validation"]))
     layers = network.describe()
     constant = [field.name for field in inputs if field.name in description.audit.constant]
     if constant:

@@ -165,6 +165,11 @@ class TrainSpec(_Job):
         return any(self.architecture.dropping(rate).drops for rate in rates) if rates else self.architecture.drops
 
     @property
+    def trains_on_validation(self) -> bool:
+        """Whether validation rows are training rows in the end, so that nothing measured on them is of rows never seen."""
+        return self.early_stopping is not None and self.early_stopping.goes_on
+
+    @property
     def monitored(self) -> str | None:
         """The series that early stopping watches, with one target without the target's name; None where nothing is watched."""
         if self.early_stopping is None:

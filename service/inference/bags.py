@@ -62,7 +62,11 @@ def tensors(inquiry: Inquiry, members: Sequence[int]) -> dict[str, Tensor]:
     target, by its place, `out_of_bag.answers.<i>` [M, C] (mean probabilities) or [M, D] (means in the target's unit).
     """
     spec, train = inquiry.model.spec, inquiry.parts["train"]
-    found = {f"members.{member}.rows": torch.from_numpy(rows.astype(np.int64)) for member, rows in bags(spec, train, members).items()}
+    again = inquiry.parts["validation"] if spec.trains_on_validation else train[:0]  # in a second phase, whatever a member had in its first
+    found = {
+        f"members.{member}.rows": torch.from_numpy(np.concatenate([rows, again]).astype(np.int64))
+        for member, rows in bags(spec, train, members).items()
+    }
     bag = out_of_bag(spec, train, members)
     if bag is None or not bag.covered.any():
         return found

@@ -79,6 +79,12 @@ class Material:
         return self.build(torch.Generator().manual_seed(seed), member=member)
 
     @property
+    def movable(self) -> Tensor | None:
+        """Which entries of an encoded row adversarial training moves, 1 or 0: no categories and indicators; None: all."""
+        plain = self.encoding.plain
+        return torch.cat([torch.ones(self.encoding.shape[0] - plain), torch.zeros(plain)]) if plain else None
+
+    @property
     def kind(self) -> str:
         """`table`, `image` or `tensor`."""
         return self.encoding.array.kind if self.encoding.array else "table"

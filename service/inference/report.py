@@ -16,11 +16,10 @@ from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.inference.report_activations import activations
 from service.inference.report_normalization import constant_features, normalization
+from service.inference.report_stopping import early_stopping
 from service.inference.report_targets import targets
 from service.nets.network import weights_of
 from service.tricks.modes import Asking, Axes, Mode
-from service.tricks.optimization import SGD
-from service.tricks.stopping import equivalent_l2
 
 MODES: tuple[Mode, ...] = ("single", "weight_scaled", "monte_carlo", "exact", "ensemble")
 Summary = dict[str, Any]
@@ -45,7 +44,7 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "uncertainty": _uncertainty(inquiry) if tested else None,
             "members": members,
             "targets": targets(inquiry),
-            "early_stopping": _early_stopping(model, summaries[model.best]),
+            "early_stopping": early_stopping(model, summaries[model.best]),
             "ensemble": ensemble(inquiry, summaries, members),
             "dropout": dropout(inquiry),
             "calibration": _calibration(inquiry, axes, splits.get("test")),
@@ -95,33 +94,18 @@ def _members(inquiry: Inquiry, summaries: Sequence[Summary]) -> list[dict[str, A
         own = inquiry.measure("test", Asking(members=i).axes(inquiry.model)) if "test" in inquiry.parts else {}
         kept = ("member", "best", "best_epoch", "best_step", "stopped_epoch", "stop_reason")
         vary = inquiry.model.spec.ensemble.vary
-        shown.append({**own, **{key: summary[key] for key in kept}, "vary": vary.values(summary["member"]) if vary is not None else None})
+        given = vary.values(summary["member"]) if vary is not None else None
+        shown.append({**own, **{key: summary[key] for key in kept}, "second": summary.get("second"), "vary": given})
     return shown
 
 
-def _early_stopping(model: Model, summary: Summary) -> dict[str, Any] | None:
-    """The best member's stopping point; null where nothing was monitored."""
-    if model.spec.early_stopping is None:
-        return None
-    optimizer = model.spec_of(model.best).optimizer
-    plain = isinstance(optimizer, SGD) and optimizer.momentum == 0
-    return {
-        "best_epoch": summary["best_epoch"],
-        "best_step": summary["best_step"],
-        "stopped_epoch": summary["stopped_epoch"],
-        "reason": summary["stop_reason"],
-        # 1 / (2 eta tau), where eta lam tau is much below 1; it says nothing of momentum or Adam.
-        "equivalent_l2": equivalent_l2(summary["best_step"], optimizer.learning_rate) if plain else None,
-    }
-
-
 def _calibration(inquiry: Inquiry, axes: Axes, test: Found | None) -> dict[str, Any] | None:
-    """Calibration of the default mode on test, and the temperature that validation rows ask for."""
+    """Calibration of the default mode on test, and the temperature that validation rows ask for, if none was trained on."""
     target = inquiry.targets[0]
     if not target.calibrates:
         return None
     found = None
-    if "validation" in inquiry.parts:
+    if "validation" in inquiry.parts and not inquiry.model.spec.trains_on_validation:
         labels = inquiry.material.labels[target.name][torch.from_numpy(inquiry.parts["validation"])]
         answer = inquiry.answers("validation", axes)[target.name]
         found = temperature(answer.logits, labels) if isinstance(answer, Classes) else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from service.inference import report_averages, report_scales
 from service.inference.report_markup import Html, document, element, figure, folded, number, section, table
+from service.inference.report_stopping_page import stopping
 from service.inference.report_tables import COLUMNS, metrics_table, named_targets
 
 Found = Mapping[str, Any]
@@ -85,17 +86,7 @@ def _members(measured: Found, spec: Found) -> Html:
     chosen = ("weight",) if weights else ()
     heads = ("member", *(name.replace("_", " ") for name in varied), *chosen, "kept epoch", "of", "ended by", *columns)
     caption = "epochs, and metrics on test" if columns else ""
-    return section("Members" if len(rows) > 1 else "Training", table(heads, rows, caption=caption), _stopping(measured["early_stopping"]))
-
-
-def _stopping(found: Found | None) -> Html:
-    """What stopping early amounted to, where theory says it."""
-    if found is None or found["equivalent_l2"] is None:
-        return Html()
-    alpha, step = number(found["equivalent_l2"]), found["best_step"]
-    return element(
-        "p", f"Where the loss is flat, stopping at step {step:,} acts like an L2 penalty with alpha {alpha}, 1 / (2 x rate x steps)."
-    )
+    return section("Members" if len(rows) > 1 else "Training", table(heads, rows, caption=caption), stopping(measured["early_stopping"]))
 
 
 def _curves(svg: bytes | None, *, stopped: bool) -> Html:
@@ -105,7 +96,7 @@ def _curves(svg: bytes | None, *, stopped: bool) -> Html:
     said = (
         "The training loss is an epoch's mean, under dropout and noise if there are any; the validation loss is measured after it, without."
     )
-    ring = " A ring marks the epoch whose weights were kept." if stopped else ""
+    ring = " A ring marks the best epoch, whose weights were kept or gone on from; a second phase is drawn with dashes." if stopped else ""
     return section("Learning curves", figure(svg, "Loss per epoch", said + ring))
 
 

@@ -40,7 +40,12 @@ MEASURED: dict[str, Any] = {
     "splits": {"train": classified(0.99), "validation": classified(0.98), "test": classified(0.96)},
     "modes": {"single": classified(0.94), "weight_scaled": classified(0.94), "ensemble": classified(0.96)},
     "members": [{"member": 0, **classified(0.931), **MEMBER}, {"member": 1, **classified(0.932), **MEMBER}],
-    "early_stopping": {"best_epoch": 7, "best_step": 70, "stopped_epoch": 17, "reason": "early_stopping", "equivalent_l2": 0.0714},
+    "early_stopping": {
+        "best_epoch": 7, "best_step": 70, "stopped_epoch": 17, "reason": "early_stopping", "stopped_by": "early_stopping",
+        "epochs_saved": 1483, "distance": {"all": 1.25, "layers": {"hidden.0": 1.0, "head.kind": 0.75}},
+        "equivalent_l2": 0.0714, "equivalent_l2_range": {"within": 0.05, "curvature_below": 0.0123, "shares": []},
+        "then": "restore_best", "second": None,
+    },
     "ensemble": {
         "error": "brier", "k": 2, "v": 0.08, "c": 0.06, "predicted_error": 0.07, "measured_error": 0.0701, "mean_member_error": 0.08,
         "ambiguity": 0.01, "out_of_bag": 0.1234, "target": "kind", "member_errors": [0.081, 0.079],
@@ -185,7 +190,27 @@ def test_members_and_where_they_stopped() -> None:
     shown = page()
     assert ["0", "7", "17", "early stopping", "0.9310", "0.4655"] in shown.rows
     assert ["1", "7", "17", "early stopping", "0.9320", "0.4660"] in shown.rows
-    assert "stopping at step 70 acts like an L2 penalty with alpha 0.0714" in shown.text
+    assert "whose curvature is below 0.0123, stopping at step 70 acts like an L2 penalty with alpha 0.0714" in shown.text
+    assert "Stopping saved 1,483 epochs." in shown.text
+    assert ["head.kind", "0.7500"] in shown.rows
+    assert ["all", "1.25"] in shown.rows
+
+
+SECONDS = {
+    "retrained": ("retrain", None, "training began anew, on validation rows too, for 70 steps, and ended as long as planned"),
+    "threshold": ("continue", 0.5, "went on from the best weights, on validation rows too, for 70 steps"),
+    "user_stop": ("continue", 0.5, "The weights from before it were kept."),
+}
+
+
+@pytest.mark.parametrize("reason", SECONDS)
+def test_a_second_phase_and_what_it_does_to_validation(reason: str) -> None:
+    then, threshold, words = SECONDS[reason]
+    second = {"reason": reason, "epochs": 6, "steps": 70, "threshold": threshold, "validation_loss": threshold and 0.4321}
+    shown = page(early_stopping={**MEASURED["early_stopping"], "then": then, "second": second})
+    assert words in shown.text
+    assert ("on validation are therefore of rows that were trained on" in shown.text) == (reason != "user_stop")
+    assert ("The threshold was 0.5000, the loss on validation rows at the end 0.4321" in shown.text) == (threshold is not None)
 
 
 def test_the_ensembles_formula_beside_its_error() -> None:

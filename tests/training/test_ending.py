@@ -71,6 +71,30 @@ def test_an_infinite_validation_is_not_worth_keeping(bench: Any) -> None:
         bench.train(material)
 
 
+@pytest.mark.parametrize("broken", [1, 3])
+def test_weights_that_an_epochs_last_step_broke_are_not_kept(bench: Any, broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing is monitored: an epoch's loss is taken before its last step."""
+    material = bench.material("digits", **{**SMALL, "batch_size": "full"}, early_stopping=None)
+    run = start(material, (0,), CPU)
+    step, kept = run.optimizer.step, []
+
+    def breaking() -> None:
+        step()
+        kept.append(pack(run.network.learned()))
+        if len(kept) == broken:
+            with torch.no_grad():
+                run.network.heads[0].bias[0] = torch.inf
+
+    monkeypatch.setattr(run.optimizer, "step", breaking)
+    if broken == 1:
+        with pytest.raises(Diverged, match="lower the learning rate"):
+            list(train(run, Task(material, run, CPU)))
+        return
+    list(train(run, Task(material, run, CPU)))
+    assert (run.reason, run.epoch, run.only.patience.epoch) == ("diverged", 3, 2)
+    assert pack(run.only.best) == kept[1]
+
+
 def test_validation_without_a_label_keeps_something_or_is_refused(bench: Any) -> None:
     """Rows 0 to 8 of 40 have no number: there is nothing to stop by, and a run that keeps nothing makes no model."""
     rows = [i for i in range(120) if i % 40 < 9]

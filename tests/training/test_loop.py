@@ -216,6 +216,58 @@ def test_the_weight_is_the_share_of_the_adversarial_loss(bench: Any, weight: flo
     assert float(plain(moved).detach()) > float(plain(x.float()).detach()) + 0.1
 
 
+@pytest.mark.parametrize("name", ["classes", "categories", "gaps"])
+def test_the_adversarial_loss_is_that_of_moved_validation_rows(bench: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: the spec's own attack against the network as it is served, row by row, then the plain loss; blocks do not show."""
+    training = {"method": "fgsm", "epsilon": 0.7, "weight": 0.5}
+    dataset, fields = {
+        "classes": ("digits", {"architecture": {"type": "mlp", "hidden": [12], "batch_norm": True, "dropout": 0.5}}),
+        "categories": ("diabetes", {}),
+        "gaps": (bench.gappy(), {"targets": [{"name": "kind", "weight": 0.5}, {"name": "size", "weight": 2.0}]}),
+    }[name]
+    material = bench.material(
+        dataset, **{**SMALL, "batch_size": 32, **fields}, adversarial_training=training, early_stopping={"monitor": "adversarial_loss"}
+    )
+    run = start(material, (0,), CPU)
+    task = Task(material, run, CPU)
+    record = next(epoch for epoch in train(run, task, tick_s=1e9) if isinstance(epoch, Epoch))
+    x, labels = material.rows(material.parts.validation)
+    served, moved = run.network.eval(), []
+    for row in range(len(x)):
+        own = {key: values[row : row + 1] for key, values in labels.items()}
+        known = any(not target.missing(own[target.name]).any() for target in material.spec.targets)
+        perturb = material.spec.adversarial_training.perturb
+        one = x[row : row + 1].float()
+        moved.append(perturb(one, lambda rows, own=own: task.loss(served(rows), own), material.movable) if known else one)
+    expected = float(task.loss(served(torch.cat(moved)), labels).detach())
+    found = record.values["validation.adversarial_loss"]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found > record.values["validation.loss"]
+    assert run.only.patience.best == found
+    monkeypatch.setattr(evaluation, "EVALUATION_ROWS", 7)
+    assert Task(material, run, CPU).evaluate(run.network)[0]["adversarial_loss"] == pytest.approx(found, rel=1e-5)
+
+
+def test_the_adversarial_loss_of_a_stack_is_that_of_each_member(bench: Any) -> None:
+    material = bench.material(
+        "digits",
+        **SMALL,
+        ensemble={"size": 3},
+        adversarial_training={"method": "fgsm", "epsilon": 1.0},
+        early_stopping={"monitor": "adversarial_loss"},
+    )
+    together = start(material, (0, 1, 2), CPU, stacked=True)
+    found = Task(material, together, CPU).evaluate(together.network)
+    for member in range(3):
+        alone = start(material, (member,), CPU)
+        assert found[member] == pytest.approx(Task(material, alone, CPU).evaluate(alone.network)[0], rel=1e-5)
+
+
+def test_the_adversarial_loss_is_measured_where_it_decides_alone(bench: Any) -> None:
+    material = bench.material("digits", **SMALL, adversarial_training={"method": "fgsm", "epsilon": 1.0})
+    assert "validation.adversarial_loss" not in bench.train(material).epochs[0].values
+
+
 MONITORS = [
     ("digits", {}, ("loss", "error", "accuracy", "nll", "brier", "balanced_accuracy", "f1_macro", "auroc", "ece")),
     ("diabetes", {}, ("loss", "rmse", "mse", "mae", "r2")),

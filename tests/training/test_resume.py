@@ -76,6 +76,12 @@ JOBS: dict[str, dict[str, Any]] = {
     "adversarial": {"adversarial_training": {"method": "fgsm", "epsilon": 1.0}},
     "clipping": {"gradient_clip": {"norm": 0.5}},
     "early stopping": {"optimizer": {"type": "adam", "learning_rate": 0.3}, "early_stopping": {"patience": 1}, "epochs": 30},
+    "going on": {"early_stopping": {"patience": 2, "then": "continue"}},
+    "adversarial monitor": {
+        "adversarial_training": {"method": "fgsm", "epsilon": 1.0},
+        "early_stopping": {"monitor": "adversarial_loss"},
+        "architecture": {"type": "mlp", "hidden": [12], "dropout": DROPOUT},
+    },
     "max steps": {"max_steps": 15, "early_stopping": None},
     "numbers": {"dataset": "diabetes", "batch_size": 60, "targets": [{"task": "regression", "name": "target", "loss": "gaussian_nll"}]},
     "several targets": {

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.inference import metrics
-from service.tricks.stopping import EarlyStopping, Patience, equivalent_l2, improves
+from service.inference.report_stopping import holds_below
+from service.tricks.stopping import EarlyStopping, Patience, Second, equivalent_l2, improves, ridge_share
 
 NAN, INF = math.nan, math.inf
 STEPS = 7
@@ -96,6 +97,7 @@ def test_equivalent_l2_holds_for_small_curvature_alone(curvature: float, share: 
     left = (1 - rate * curvature) ** steps
     ridge = curvature * left / (1 - left)
     assert ridge * rate * steps == pytest.approx(share, rel=0.02)
+    assert ridge_share(curvature, steps=steps, learning_rate=rate) == pytest.approx(ridge * rate * steps, rel=1e-9)
     # Our alpha multiplies sum w^2, not half of it.
     assert ridge / (2 * equivalent_l2(steps, rate)) == pytest.approx(share, rel=0.02)
 
@@ -107,8 +109,59 @@ def test_descent_on_a_quadratic_is_ridge_per_direction() -> None:
         theta -= rate * lam * (theta - w)
     left = (1 - rate * lam) ** steps
     np.testing.assert_allclose(theta, (1 - left) * w, rtol=1e-12)
+    shares = np.array([ridge_share(each, steps=steps, learning_rate=rate) for each in lam])
+    np.testing.assert_allclose(theta, lam / (lam + shares / (rate * steps)) * w, rtol=1e-12)
     np.testing.assert_allclose(theta, lam / (lam + lam * left / (1 - left)) * w, rtol=1e-12)
     tiny = np.array([1e-6])
     np.testing.assert_allclose(
         tiny * (1 - rate * tiny) ** steps / (1 - (1 - rate * tiny) ** steps), 2 * equivalent_l2(steps, rate), rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(1, 0.1), (50, 0.1), (7, 1.0), (100_000, 1e-3)])
+def test_the_range_in_which_equivalent_l2_holds(steps: int, rate: float) -> None:
+    """At its end the share is 95 %, below it more, and above it less."""
+    end = holds_below(steps, rate)
+    shares = [ridge_share(factor * end, steps=steps, learning_rate=rate) for factor in (1e-9, 0.5, 1.0, 2.0)]
+    assert shares[2] == pytest.approx(0.95, rel=1e-9)
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == pytest.approx(1.0, rel=1e-6)
+    assert 0.05 / (rate * steps) <= end <= 0.11 / (rate * steps), "eta lam tau of about a tenth"
+
+
+def test_a_step_too_long_is_no_ridge() -> None:
+    assert math.isnan(ridge_share(11.0, steps=5, learning_rate=0.1))
+    assert ridge_share(10.0, steps=5, learning_rate=0.1) == 0.0
+
+
+# name: fields, plan, and what ends it: (step, loss, reason).
+BEST = Patience(best=0.5, epoch=6, step=42)
+PLANS: dict[str, tuple[dict[str, Any], Second, list[tuple[int, float | None, str | None]]]] = {
+    "by steps": ({"then": "retrain"}, Second(16, 0, 42), [(41, None, None), (42, None, "retrained")]),
+    "by epochs": ({"then": "retrain", "retrain_by": "epochs"}, Second(16, 0, 54, True), [(53, None, None), (54, None, "retrained")]),
+    "continue": (
+        {"then": "continue"},
+        Second(16, 42, 42 + 16 * 9, threshold=0.25),
+        [(60, 0.26, None), (60, 0.25, "threshold"), (60, NAN, None), (186, 0.3, "cap"), (186, NAN, "cap"), (186, 0.2, "threshold")],
+    ),
+    "capped": ({"then": "continue", "cap_epochs": 2}, Second(16, 42, 60, threshold=0.25), [(59, INF, None), (60, INF, "cap")]),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_second_phase(name: str) -> None:
+    """After 16 epochs of 7 steps, the sixth being the best; with the validation rows an epoch has 9."""
+    fields, plan, ends = PLANS[name]
+    rule = EarlyStopping(**fields)
+    assert rule.second(BEST, epochs=16, every=7, longer=9, threshold=0.25 if rule.then == "continue" else None) == plan
+    for step, loss, reason in ends:
+        assert plan.ends(step, loss) == reason, (step, loss)
+    assert plan.share(plan.step) == 0.0
+    assert plan.share(plan.last) == 1.0
+    assert rule.most_steps(42, epochs=16, every=7, longer=9) == plan.last - plan.step
+    assert 0 < rule.first_share(16) < 1
+
+
+def test_without_a_second_phase_the_first_is_all() -> None:
+    rule = EarlyStopping()
+    assert (rule.goes_on, rule.first_share(16), rule.most_steps(42, epochs=16, every=7, longer=9)) == (False, 1.0, 0)

@@ -77,8 +77,20 @@ class Batches:
                 yield Batch(x.narrow(axis, at, size), own, block.narrow(axis, at, size))
 
 
-def batch_rows(material: Material) -> int:
+def member_rows(material: Material, member: int, *, validation: bool = False) -> NDArray[np.int64]:
+    """The rows that a member trains on: its own of the training rows, and in a second phase those of validation after them."""
+    own = material.spec.ensemble.rows(member, material.parts.train, seed=material.spec.seed)
+    return np.concatenate([own, material.parts.validation]) if validation else own
+
+
+def steps_per_epoch(material: Material, *, validation: bool = False) -> int:
+    """Batches in an epoch of a member's rows."""
+    rows = material.spec.ensemble.count(len(material.parts.train)) + (len(material.parts.validation) if validation else 0)
+    return -(-rows // batch_rows(material, validation=validation))
+
+
+def batch_rows(material: Material, *, validation: bool = False) -> int:
     """The rows of a full batch: those of the spec, or all that a member has."""
     spec = material.spec
-    rows = spec.ensemble.count(len(material.parts.train))
+    rows = spec.ensemble.count(len(material.parts.train)) + (len(material.parts.validation) if validation else 0)
     return rows if spec.batch_size == "full" else min(int(spec.batch_size or 64), rows)

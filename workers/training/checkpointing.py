@@ -159,9 +159,10 @@ def read(store: Store, record: Record) -> tuple[dict[str, Tensor], dict[str, Any
 
     Nothing but tensors and plain values is ever unpickled.
     """
-    for summary in record.get("done", ()):
-        store.read(summary["file"])
-        store.read(summary["history"])
+    for summary in (*record.get("done", ()), *record.get("waiting", ())):
+        for name in ("file", "history", "moments"):
+            if summary.get(name) is not None:
+                store.read(summary[name])
     weights = unpack(store.read(record["files"]["weights"]))
     rest = torch.load(io.BytesIO(store.read(record["files"]["state"])), weights_only=True)
     return weights, rest

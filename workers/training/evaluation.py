@@ -1,56 +1,118 @@
 """What every epoch measures on validation: weight-scaled, without penalties, for each member of a run."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from service.blocks import blocks
 from service.inference.material import Material
 from service.inference.quick import Known, known, measured, quick_means, quick_sums
 from service.nets.network import Network
-from service.tricks.multitask import Target, total
+from service.tricks.adversarial import AdversarialTraining
+from service.tricks.multitask import Target, total, weighted
 from workers.training.batches import Labels
 
 EVALUATION_ROWS = 4096
 """Most validation rows of one pass: more would not stay in a processor's cache."""
 Values = dict[str, float]
+ADVERSARIAL = "adversarial_loss"
+Block = tuple[Tensor, dict[str, Known]]
 
 
 class Evaluation:
-    """The validation rows with what their labels say, prepared once for all epochs; `beat` is called before each pass."""
+    """The validation rows with what their labels say, prepared once for all epochs; `beat` is called before each pass.
 
-    def __init__(self, material: Material, row_units: int, device: torch.device, beat: Callable[[], None]) -> None:
+    Of other rows, `part`, there is what every epoch takes, and nothing slow, whatever is monitored.
+    """
+
+    def __init__(
+        self,
+        material: Material,
+        row_units: int,
+        device: torch.device,
+        beat: Callable[[], None],
+        *,
+        part: NDArray[np.int64] | None = None,
+    ) -> None:
         spec = material.spec
-        self._device, self._beat = device, beat
+        self._material, self._units, self._device, self._beat = material, row_units, device, beat
         self._targets = material.targets
         self._mirror = material.mirror if material.mirrored else None
-        self._slow = _slow(self._targets, (spec.monitored or "validation.loss").removeprefix("validation."))
-        parts = blocks(material.parts.validation, 4 * row_units, most=EVALUATION_ROWS)
-        self.rows = [self._known(*material.rows(part)) for part in parts]
+        monitor = (spec.monitored or "validation.loss").removeprefix("validation.") if part is None else "loss"
+        self._training = spec.adversarial_training if monitor == ADVERSARIAL else None
+        self._slow = "" if monitor == ADVERSARIAL else _slow(self._targets, monitor)
+        self._movable = material.movable.to(device) if material.movable is not None else None
+        self.rows = list(self.prepared(material.parts.validation if part is None else part))
 
-    @torch.inference_mode()
-    def __call__(self, network: Network) -> list[Values]:
-        """The metrics of each member; nothing where there is no validation part."""
-        count = network.members or 1
-        if not self.rows:
-            return [{} for _ in range(count)]
+    def prepared(self, part: NDArray[np.int64]) -> Iterator[Block]:
+        """Blocks of rows with what their labels say."""
+        for rows in blocks(part, 4 * self._units, most=EVALUATION_ROWS):
+            yield self._known(*self._material.rows(rows))
+
+    def __call__(self, network: Network, rows: Iterable[Block] | None = None) -> list[Values]:
+        """The metrics of each member, on other rows where some are given; nothing where there is no validation part."""
+        if rows is None and not self.rows:
+            return [{} for _ in range(network.members or 1)]
         network.eval()
-        sums: list[dict[str, Tensor]] = [{} for _ in range(count)]
-        said: list[list[dict[str, Tensor]]] = [[] for _ in range(count)]
+        found = self._measured(network, self.rows if rows is None else rows)
+        if self._training is None or rows is not None:
+            return found
+        return [{**values, ADVERSARIAL: loss} for values, loss in zip(found, self._moved(network, self._training), strict=True)]
+
+    def _moved(self, network: Network, training: AdversarialTraining) -> list[float]:
+        """Each member's loss on validation rows that the spec's own attack moved against it, as it is served."""
+        sums: list[dict[str, Tensor]] = [{} for _ in range(network.members or 1)]
         for x, kept in self.rows:
             self._beat()
-            raw, truths = network(x.to(self._device)), self._completed(x, kept)
-            for place in range(count):
-                own = raw if network.members is None else {name: values[place] for name, values in raw.items()}
-                self._add(sums[place], own, truths, network)
-                if self._slow:
-                    said[place].append({name: values.cpu() for name, values in own.items()})
+            truths = self._completed(x, kept)
+            each = x.to(self._device, torch.float32)
+            each = each if network.members is None else each.expand(network.members, *each.shape)
+            lead = each.shape[: 1 if network.members is None else 2]
+            against = partial(self._against, network, lead, truths)
+            moved = training.perturb(each.flatten(0, len(lead) - 1), against, self._movable).unflatten(0, lead)
+            self._gather(sums, network, moved, truths)
+        return [values["loss"] for values in self._means(sums, _by_member(network))]
+
+    def _against(self, network: Network, lead: torch.Size, truths: dict[str, Known], moved: Tensor) -> Tensor:
+        """The sum over rows [N, ...], of all members one after the other, of the loss that they are moved to raise."""
+        raw, total = network(moved.unflatten(0, lead)), torch.zeros((), device=self._device)
+        for target in self._targets:
+            labels, weights = truths[target.name].labels, truths[target.name].weights
+            losses = target.losses(raw[target.name], labels.expand(*lead, *labels.shape[1:]))
+            losses = losses if weights is None else losses * weights
+            learned = network.log_variances.get(target.name)
+            total = total + weighted(target, losses, None if learned is None else learned.detach().view(*learned.shape, 1)).sum()
+        return total
+
+    @torch.inference_mode()
+    def _gather(self, sums: list[dict[str, Tensor]], network: Network, x: Tensor, truths: dict[str, Known]) -> list[dict[str, Tensor]]:
+        """Add what the members say of rows to their sums; their raw outputs."""
+        raw = network(x)
+        each = [raw] if network.members is None else [{name: values[place] for name, values in raw.items()} for place in range(len(sums))]
+        for own, outputs in zip(sums, each, strict=True):
+            self._add(own, outputs, truths, network)
+        return each
+
+    def _measured(self, network: Network, rows: Iterable[Block]) -> list[Values]:
+        """The metrics on rows as they are."""
+        count = network.members or 1
+        sums: list[dict[str, Tensor]] = [{} for _ in range(count)]
+        said: list[list[dict[str, Tensor]]] = [[] for _ in range(count)]
+        for x, kept in rows:
+            self._beat()
+            raws = self._gather(sums, network, x.to(self._device), self._completed(x, kept))
+            if self._slow:
+                for own, raw in zip(said, raws, strict=True):
+                    own.append({name: values.cpu() for name, values in raw.items()})
         found = self._means(sums, _by_member(network))
         return [{**values, **self._slowly(network, raws)} for values, raws in zip(found, said, strict=True)] if self._slow else found
 
-    def _known(self, x: Tensor, labels: Labels) -> tuple[Tensor, dict[str, Known]]:
+    def _known(self, x: Tensor, labels: Labels) -> Block:
         return x, {target.name: known(target, labels[target.name].to(self._device)) for target in self._targets}
 
     def _completed(self, x: Tensor, truths: dict[str, Known]) -> dict[str, Known]:

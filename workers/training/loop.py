@@ -3,13 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from service.errors import TemperError
 from service.tricks.optimization import rate_of
-from service.tricks.stopping import Patience
+from service.tricks.stopping import SECOND, Patience, Second
 from workers.training.evaluation import Values
 from workers.training.run import Member, Run
 from workers.training.steps import step
@@ -96,9 +96,11 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
         values["train.objective"] = values["train.loss"] + sum(penalties.values())
         values |= {f"penalty.{name}": value for name, value in penalties.items()}
         values |= {f"validation.{name}": value for name, value in validation[place].items()}
+        _decide(run, task, place, values)
+        if run.second is not None:
+            values = {f"{SECOND}{name}": value for name, value in values.items()}
         for name in task.curves & values.keys():
             member.history.setdefault(name, []).append(values[name])
-        _decide(run, task, place, values)
         measured[member.number] = values
     return Epoch(run.epoch, run.step, measured, tuple(member for member in run.members if member.reason is not None))
 
@@ -111,17 +113,41 @@ def _decide(run: Run, task: Task, place: int, values: Values) -> None:
             lost = f"The loss of member {member.number} was {values['train.loss']} in epoch {run.epoch}; lower the learning rate."
             raise Diverged(lost)
         member.reason = "diverged"
-        return
-    if stopping is None or watched is None:
-        member.patience = Patience(epoch=run.epoch, step=run.step)
-        run.keep_best(place)
+    elif member.second is not None:
+        _decide_second(run, member.second, values.get("validation.loss"))
+    elif stopping is None or watched is None:
+        _keep_last(run, place)
     else:
         member.patience = stopping.observe(member.patience, values[watched], epoch=run.epoch, step=run.step)
         if member.patience.epoch == run.epoch:
-            run.keep_best(place)
+            run.keep_best(place, moments=stopping.then == "continue")
         if stopping.stops(member.patience):
             member.reason = "early_stopping"
     if member.reason is None and run.step >= task.steps:
         member.reason = "epochs" if run.epoch >= task.spec.epochs else "max_steps"
     if member.reason is not None and not member.best and watched is not None:
         raise Diverged(f"{watched} of member {member.number} was never a finite number; nothing is worth keeping.")
+
+
+def _keep_last(run: Run, place: int) -> None:
+    """Where nothing is monitored the last weights are kept, unless the epoch's last step broke them."""
+    member = run.members[place]
+    if run.finite(place):
+        member.patience = Patience(epoch=run.epoch, step=run.step)
+        run.keep_best(place)
+    elif member.best:
+        member.reason = "diverged"
+    else:
+        raise Diverged(f"Weights of member {member.number} were infinite after epoch {run.epoch}; lower the learning rate.")
+
+
+def _decide_second(run: Run, second: Second, loss: float | None) -> None:
+    """The same in a second phase, of one member: what it comes to takes the place of the first phase's weights at its end alone."""
+    member = run.only
+    member.second = replace(second, loss=loss)
+    reason = second.ends(run.step, loss)
+    if reason is not None and not run.finite(0):
+        reason = "diverged"
+    elif reason is not None:
+        run.keep_best(0)
+    member.reason = reason

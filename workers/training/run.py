@@ -10,11 +10,15 @@ from torch import Tensor
 from service.inference.material import Material
 from service.nets.network import Network, is_weight, stack
 from service.tricks.dropout import Sampled
-from service.tricks.stopping import Patience
+from service.tricks.stopping import Patience, Second
 from workers.training.batches import batch_rows
 
 BEST = "best."
 """What the names of the best weights begin with in a checkpoint."""
+MOMENTS = "best-optimizer."
+"""What the names of the optimizer's state at the best weights begin with."""
+KEPT = "best"
+"""What both begin with: nobody writes to them again."""
 STREAMS = ("order", "masks", "augmentation")
 
 
@@ -26,21 +30,29 @@ class Member:
     streams: dict[str, torch.Generator]
     patience: Patience = field(default_factory=Patience)
     best: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    """The optimizer's state at the best weights, `<parameter's place>.<name>`, where training goes on from there."""
     history: dict[str, list[float]] = field(default_factory=dict)
     """The series of the learning curves, one value an epoch."""
     reason: str | None = None
     """Why its training ended."""
+    second: Second | None = None
+    """Its second phase, while it is in it."""
 
     def capture(self) -> dict[str, Any]:
         """All but the best weights, as tensors and plain values."""
         streams = {name: stream.get_state() for name, stream in self.streams.items()}
-        return {"number": self.number, "streams": streams, "patience": dict(vars(self.patience)), "history": self.history}
+        second = dict(vars(self.second)) if self.second is not None else None
+        return {
+            "number": self.number, "streams": streams, "patience": dict(vars(self.patience)), "history": self.history, "second": second,
+        }  # fmt: skip
 
     def restore(self, captured: dict[str, Any]) -> None:
         """Take over what `capture` gave."""
         for name, stream in self.streams.items():
             stream.set_state(captured["streams"][name])
         self.patience, self.history = Patience(**captured["patience"]), captured["history"]
+        self.second = Second(**captured["second"]) if captured.get("second") is not None else None
 
 
 @dataclass
@@ -73,6 +85,11 @@ class Run:
         return member
 
     @property
+    def second(self) -> Second | None:
+        """The second phase of its only member, None in the first; a stack never has one."""
+        return self.members[0].second
+
+    @property
     def reason(self) -> str | None:
         """Why training ended, once it has for all members."""
         return self.members[0].reason if all(member.reason is not None for member in self.members) else None
@@ -91,9 +108,36 @@ class Run:
         learned = self.network.learned()
         return learned if self.network.members is None else {name: tensor[place] for name, tensor in learned.items()}
 
-    def keep_best(self, place: int) -> None:
-        """Remember the present weights of the member at that place, in memory of their own: a checkpoint may hold the last ones."""
+    def keep_best(self, place: int, *, moments: bool = False) -> None:
+        """Remember the present weights of the member at that place, in memory of their own: a checkpoint may hold the last ones.
+
+        `moments`: and the optimizer's state.
+        """
+        if moments:
+            self._keep_moments(place)
         self.members[place].best = {name: tensor.detach().clone() for name, tensor in self.learned(place).items()}
+
+    def _keep_moments(self, place: int) -> None:
+        shapes = [parameter.shape for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.members[place].moments = {
+            f"{i}.{name}": (value[place] if self.network.members is not None and value.shape == shapes[i] else value).clone()
+            for i, held in self.optimizer.state_dict()["state"].items()
+            for name, value in held.items()
+            if isinstance(value, Tensor)
+        }
+
+    def take_moments(self, moments: dict[str, Tensor]) -> None:
+        """Give a run of one an optimizer's state that `keep_best` remembered."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in moments.items():
+            place, _, name = key.partition(".")
+            state.setdefault(int(place), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+    def finite(self, place: int) -> bool:
+        """Whether all present weights of the member at that place are numbers."""
+        largest = torch._foreach_norm(list(self.learned(place).values()), float("inf"))
+        return bool(torch.stack(largest).isfinite().all())
 
     def leave(self, members: Sequence[Member], material: Material) -> None:
         """Take members out of the stack, between two epochs; the numbers of the others stay what they are."""
@@ -121,6 +165,7 @@ class Run:
         weights = {f"now.{name}": tensor for name, tensor in self.network.learned().items()}
         for member in self.members:
             weights |= {f"{BEST}{member.number}.{name}": tensor for name, tensor in member.best.items()}
+            weights |= {f"{MOMENTS}{member.number}.{name}": tensor for name, tensor in member.moments.items()}
         rest = {
             "members": [member.capture() for member in self.members],
             "optimizer": self.optimizer.state_dict(),
@@ -141,12 +186,16 @@ class Run:
         for member, captured in zip(self.members, rest["members"], strict=True):
             member.restore(captured)
             member.best = {name: tensor.clone() for name, tensor in _below(f"{BEST}{member.number}.", weights).items()}
+            member.moments = {name: tensor.clone() for name, tensor in _below(f"{MOMENTS}{member.number}.", weights).items()}
         self.order, self.position = rest["order"], rest["position"]
         self.epoch, self.step, self.loss = rest["epoch"], rest["step"], rest["loss"]
 
 
-def start(material: Material, members: Sequence[int], device: torch.device, *, stacked: bool = False) -> Run:
-    """Members at their first step, everything from their own seeds; several of them only as a stack."""
+def start(material: Material, members: Sequence[int], device: torch.device, *, stacked: bool = False, validation: bool = False) -> Run:
+    """Members at their first step, everything from their own seeds; several of them only as a stack.
+
+    `validation`: they train on its rows too, so that a full batch may be longer.
+    """
     spec = material.spec
 
     def seed(member: int, purpose: str) -> int:
@@ -159,7 +208,8 @@ def start(material: Material, members: Sequence[int], device: torch.device, *, s
     networks = [material.initial(number) for number in members]
     network = (stack(networks) if stacked else networks[0]).to(device)
     own = _rates(networks) if stacked and spec.ensemble.varies("dropout") else None
-    gate = Sampled([member.streams["masks"] for member in made], batch_rows(material), stacked=stacked, rates=own)
+    rows = batch_rows(material, validation=validation)
+    gate = Sampled([member.streams["masks"] for member in made], rows, stacked=stacked, rates=own)
     return Run(made, network, optimizer_of(material, network, members), gate)
 
 

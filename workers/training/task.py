@@ -10,7 +10,8 @@ from service.inference.material import Material
 from service.nets.base import BatchNorm
 from service.tricks.dropout import SCALED
 from service.tricks.optimization import Constant
-from workers.training.batches import Batches, batch_rows
+from service.tricks.stopping import SECOND
+from workers.training.batches import Batches, batch_rows, member_rows, steps_per_epoch
 from workers.training.evaluation import Evaluation
 from workers.training.objective import WEIGHTS, DataLoss, Penalties
 from workers.training.own_penalties import OwnPenalties
@@ -21,17 +22,17 @@ class Task:
     """What does not change while a run's members train: data, objective, schedule, rules."""
 
     def __init__(self, material: Material, run: Run, device: torch.device, *, beat: Callable[[], None] = quiet) -> None:
-        spec = material.spec
-        chosen = [spec.ensemble.rows(member.number, material.parts.train, seed=spec.seed) for member in run.members]
+        spec, second = material.spec, run.second
+        chosen = [member_rows(material, member.number, validation=second is not None) for member in run.members]
         rows = chosen[0] if run.network.members is None else np.stack(chosen)
         self.material = material
         self.spec = spec
         self.device = device
         self.beat = beat
         labels = material.labels if material.weights is None else {**material.labels, WEIGHTS: material.weights}
-        self.batches = Batches(
-            material.inputs, labels, rows, size=batch_rows(material), device=device, mirror=material.mirror if material.mirrored else None
-        )
+        size = batch_rows(material, validation=second is not None)
+        mirror = material.mirror if material.mirrored else None
+        self.batches = Batches(material.inputs, labels, rows, size=size, device=device, mirror=mirror)
         self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
         own = [spec.of(member.number) for member in run.members]
         self.rates = [each.optimizer.learning_rate for each in own]
@@ -41,12 +42,17 @@ class Task:
         self.parameters = list(run.network.parameters())
         self.modal = any(isinstance(module, BatchNorm) for module in run.network.modules())
         """Whether training and evaluation differ in more than dropout, which is an argument."""
-        plain = material.encoding.plain
-        self.movable = torch.cat([torch.ones(material.encoding.shape[0] - plain), torch.zeros(plain)]).to(device) if plain else None
-        """Categories and indicators are not moved by adversarial training."""
+        self.movable = material.movable.to(device) if material.movable is not None else None
         self.every = len(self.batches)
+        """Steps of an epoch, by which a schedule counts."""
         self.scheduled = not isinstance(spec.schedule, Constant)
-        self.steps = min(spec.epochs * len(self.batches), spec.max_steps or spec.epochs * len(self.batches))
+        self.steps = min(spec.epochs * self.every, spec.max_steps or spec.epochs * self.every)
         self.gate = run.gate if spec.drops else SCALED
         self.curves = {"train.loss", "validation.loss", spec.monitored or "validation.loss"}
-        self.evaluate = Evaluation(material, sum(site.units for site in run.network.sites), device, beat)
+        part = None
+        if second is not None:
+            self.steps, self.curves = second.last, {f"{SECOND}train.loss", f"{SECOND}validation.loss"}
+            part = material.parts.validation if second.threshold is not None else material.parts.validation[:0]
+            if not second.by_epochs:  # a step has the learning rate that it had, or would have had, in the first phase
+                self.every = steps_per_epoch(material)
+        self.evaluate = Evaluation(material, sum(site.units for site in run.network.sites), device, beat, part=part)

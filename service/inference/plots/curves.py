@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.inference.plots.canvas import BLUE, INK, ORANGE, WIDTH, label, picture, thin
 from service.spec import TrainSpec
+from service.tricks.stopping import SECOND
 
 Histories = Mapping[int, Mapping[str, Sequence[float | None]]]
 """Member -> series -> a value per epoch, the first being epoch 1."""
@@ -22,17 +23,25 @@ WIDE = 20.0
 
 
 class Line(NamedTuple):
-    """One series over all members: what it is called in the picture, its colour, and values [epochs] by member."""
+    """One series over all members: what it is called in the picture, its colour, and values [epochs] by member.
+
+    `after`: by member, the epochs before the first value, of a second phase; empty in the first.
+    """
 
     role: str
     color: str
     values: dict[int, Floats]
+    after: dict[int, int]
 
 
 def learning_curves(histories: Histories, spec: TrainSpec, summaries: Sequence[Mapping[str, Any]]) -> bytes:
-    """Loss on training and validation rows per epoch, the monitor apart where it is another metric, the kept epochs marked."""
+    """Loss on training and validation rows per epoch, a second phase with dashes, the monitor apart where it is another metric.
+
+    Best epochs are marked, and of one member where it stopped and what loss was to end its second phase.
+    """
     monitor = spec.monitored
-    panels = [("loss", _lines(histories, ("train.loss", "validation.loss")))]
+    names = ("train.loss", "validation.loss", f"{SECOND}train.loss", f"{SECOND}validation.loss")
+    panels = [("loss", _lines(histories, names))]
     if monitor is not None and monitor != "validation.loss":
         panels.append((monitor.removeprefix("validation."), _lines(histories, (monitor,))))
 
@@ -42,6 +51,7 @@ def learning_curves(histories: Histories, spec: TrainSpec, summaries: Sequence[M
             _panel(axes, name, lines)
         if monitor is not None:
             _mark(every[-1], summaries)
+            _mark_second(every[0], summaries)
         for axes in every:
             axes.legend(loc="best")
         every[0].set_title(f"{len(histories)} members, the mean in bold" if len(histories) > 1 else "Learning curves")
@@ -56,8 +66,9 @@ def _lines(histories: Histories, names: Sequence[str]) -> list[Line]:
     for name in names:
         values = {member: np.array(series[name], dtype=np.float64) for member, series in histories.items() if series.get(name)}
         if values:
-            role = name.partition(".")[0]
-            lines.append(Line(role, BLUE if role == "train" else ORANGE, values))
+            again, role = name.startswith(SECOND), name.removeprefix(SECOND).partition(".")[0]
+            after = {member: len(histories[member]["train.loss"]) for member in values} if again else {}
+            lines.append(Line(f"{role}, again" if again else role, BLUE if role == "train" else ORANGE, values, after))
     return lines
 
 
@@ -67,28 +78,31 @@ def _panel(axes: Axes, name: str, lines: Sequence[Line]) -> None:
     for line in lines:
         alone = len(line.values) == 1
         for member, values in line.values.items():
-            _plot(axes, values, line, alone, thin(values, most), f"{line.role}-member-{member}")
-        if not alone:
+            bold = alone or (bool(line.after) and member == min(line.values))
+            _plot(axes, values, line, thin(values, most), bold=bold, member=member)
+        if not alone and not line.after:
             together = min(len(values) for values in line.values.values())
             mean = np.mean([values[:together] for values in line.values.values()], axis=0)
-            _plot(axes, mean, line, True, thin(mean), f"{line.role}-mean")
+            _plot(axes, mean, line, thin(mean), bold=True)
     axes.set_ylabel(label(name, 32))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if name == "loss" and log_helps([values for line in lines for values in line.values.values()]):
         _logarithmic(axes)
 
 
-def _plot(axes: Axes, values: Floats, line: Line, bold: bool, places: NDArray[np.int64], gid: str) -> None:
+def _plot(axes: Axes, values: Floats, line: Line, places: NDArray[np.int64], *, bold: bool, member: int | None = None) -> None:
+    """A member's line, or without one the mean of all."""
     axes.plot(
-        places + 1,
+        places + 1 + (line.after.get(member, 0) if member is not None else 0),
         values[places],
         color=line.color,
         # Faint lines of many members must not add up to a solid one.
         alpha=1.0 if bold else max(0.15, 0.8 / len(line.values) ** 0.5),
         linewidth=1.8 if bold else 0.9,
+        linestyle=(0, (3, 1.5)) if line.after else "-",
         marker="." if len(values) == 1 else "",
         label=line.role if bold else None,
-        gid=gid,
+        gid=f"{line.role.replace(', ', '-')}-{'mean' if member is None else f'member-{member}'}",
     )
 
 
@@ -109,12 +123,13 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _mark(axes: Axes, summaries: Sequence[Mapping[str, Any]]) -> None:
-    """A ring at the epoch whose weights each member kept, at the monitor's value there."""
+    """A ring at each member's best epoch, at the monitor's value there."""
     stops = [(summary["member"], summary["best_epoch"], summary["best"]) for summary in summaries if summary["best"] is not None]
     if not stops:
         return
     first, last = min(epoch for _, epoch, _ in stops), max(epoch for _, epoch, _ in stops)
-    text = f"kept: epoch {first}" if first == last else f"kept: epochs {first} to {last}"
+    again = any(summary.get("second") is not None for summary in summaries)  # whose weights took the place of the best
+    text = f"{'best' if again else 'kept'}: epoch{f' {first}' if first == last else f's {first} to {last}'}"
     if len(stops) == 1:
         axes.axvline(first, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     for i, (member, epoch, value) in enumerate(stops):
@@ -122,3 +137,14 @@ def _mark(axes: Axes, summaries: Sequence[Mapping[str, Any]]) -> None:
             [epoch], [value], "o", color=ORANGE, markersize=5.5, markerfacecolor="none", markeredgewidth=1.4,
             label=None if i else text, gid=f"kept-member-{member}-epoch-{epoch}",
         )  # fmt: skip
+
+
+def _mark_second(axes: Axes, summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Where the one member stopped, and the loss on validation rows that was to end its second phase."""
+    second = summaries[0].get("second") if len(summaries) == 1 else None
+    if second is None:
+        return
+    stopped = summaries[0]["stopped_epoch"]
+    axes.axvline(stopped, color=INK, linewidth=0.8, label=f"stopped: epoch {stopped}", gid="stopped")
+    if second["threshold"] is not None:
+        axes.axhline(second["threshold"], color=INK, linewidth=0.8, linestyle=(0, (1, 2)), label="threshold", gid="threshold")
