@@ -18,7 +18,7 @@ from workers.training.checkpointing import pack, unpack
 from workers.training.loop import Epoch, train
 from workers.training.members import Shard
 from workers.training.retraining import begin, blank
-from workers.training.run import Run, initial, start
+from workers.training.run import Run, start
 from workers.training.summaries import distance
 from workers.training.task import Task
 
@@ -392,8 +392,8 @@ def test_the_distance_from_the_initial_weights(bench: Any) -> None:
     material = bench.material("digits", **NET, optimizer=FAST, early_stopping={"patience": 2})
     run = first_of(material)
     found = distance(material, 0, run.only.best)
-    before = bench.flat({name: tensor.detach() for name, tensor in initial(material, 0).learned().items()})
+    before = bench.flat({name: tensor.detach() for name, tensor in material.initial(0).learned().items()})
     assert found["all"] == pytest.approx(float(np.linalg.norm(bench.flat(run.only.best) - before)), rel=1e-9)
     assert found["all"] == pytest.approx(float(np.linalg.norm(list(found["layers"].values()))), rel=1e-9)
     assert list(found["layers"]) == ["hidden.0", "head.label"]
-    assert distance(material, 0, initial(material, 0).learned())["all"] == 0.0
+    assert distance(material, 0, material.initial(0).learned())["all"] == 0.0

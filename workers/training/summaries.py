@@ -62,7 +62,7 @@ def distance(material: Material, member: int, weights: dict[str, Tensor]) -> dic
     """How far parameters are from the member's first ones, in Euclidean norm: of each of the `layers`, and `all` together."""
     network = material.initial(member)
     squares = {
-        name: float((weights[name].cpu().double() - parameter.detach().double()).square().sum())
+        name: float((weights[name].detach().cpu().double() - parameter.detach().double()).square().sum())
         for name, parameter in network.named_parameters()
     }
     names = {id(parameter): name for name, parameter in network.named_parameters()}
