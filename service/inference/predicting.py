@@ -121,9 +121,7 @@ def numbers(
         }
     if "interval" in parts:
         between = answer.quantiles is not None and quantiles is not None
-        shown["interval"] = (
-            quantile_interval(answer, quantiles or (), level) if between else interval(answer.mean, std, level, form=form)
-        )
+        shown["interval"] = quantile_interval(answer, quantiles or (), level) if between else interval(answer.mean, std, level, form=form)
     if "members" in parts and answer.members is not None:
         mean, variance = answer.members.mean, answer.members.variance
         shown["members"] = {"prediction": form(_by_row(mean)), "std": form(_by_row(_root(variance)))}

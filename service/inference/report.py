@@ -14,9 +14,9 @@ from service.inference.ensemble_report import ensemble
 from service.inference.measuring import Found, Inquiry, center, jsonable_object, temperature
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
-from service.inference.report_targets import targets
 from service.inference.report_activations import activations
 from service.inference.report_normalization import constant_features, normalization
+from service.inference.report_targets import targets
 from service.nets.network import weights_of
 from service.tricks.modes import Asking, Axes, Mode
 from service.tricks.optimization import SGD

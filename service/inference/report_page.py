@@ -134,7 +134,7 @@ def _targets(found: Found | None) -> Html:
     told = {name: own for name, own in (found or {}).items() if len(found or {}) > 1 or own["decision"] != "argmax" or own["noise_std"]}
     if not told:
         return Html()
-    rows = [(name, own["weight"], _decision(own["decision"]), _listed(own["noise_std"])) for name, own in told.items()]
+    rows = [(name, own["weight"], _decision(own["decision"]), report_scales.listed(own["noise_std"])) for name, own in told.items()]
     return section("Targets", table(("target", "weight in the objective", "decision", "noise std"), rows))
 
 
