@@ -11,6 +11,7 @@ from service.inference.asking import ask, passes, quiet
 from service.inference.model import Model
 from service.inference.pools import Classes
 from service.tricks.modes import Axes
+from service.tricks.targets import agrees
 
 FRESH = 2**62
 """Added to a request's seed for the masks that an attack sees; the answer is judged with the request's own."""
@@ -22,7 +23,7 @@ MOST_MASKS = 30
 class Deployed:
     """A model, a point on its axes, and a target of classes with labels that count as right; `beat` as of `ask`.
 
-    Labels are indices [N], or distributions [N, C], of which the most probable class is right.
+    Labels are indices [N], or distributions [N, C], of which the most probable class is right, or any of equals.
     """
 
     model: Model
@@ -52,7 +53,7 @@ class Deployed:
     def broken(self, x: Tensor) -> Tensor:
         """Rows [N] whose answer is not the label."""
         answer = ask(self.model, x, self.axes, beat=self.beat)[self.target]
-        return answer.prediction != self.right if isinstance(answer, Classes) else torch.zeros(len(x), dtype=torch.bool)
+        return ~agrees(answer.prediction, self.labels) if isinstance(answer, Classes) else torch.zeros(len(x), dtype=torch.bool)
 
     def only(self, chosen: Tensor) -> "Deployed":
         """The same for some of the rows."""

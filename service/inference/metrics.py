@@ -43,7 +43,8 @@ def distribution(probabilities: Floats, labels: Floats) -> dict[str, float]:
     if not len(t):
         return {}
     nll = float(-(t * np.log(np.maximum(p, TINY))).sum(1).mean())
-    accuracy = float((p.argmax(1) == t.argmax(1)).mean())
+    # Right is a class than which none is more probable: the labels may have equals.
+    accuracy = float((t[np.arange(len(t)), p.argmax(1)] >= t.max(1)).mean())
     entropy = float(-(t * np.log(np.where(t > 0, t, 1.0))).sum(1).mean())
     brier = float(((p - t) ** 2).sum(1).mean())
     return {"accuracy": accuracy, "error": 1.0 - accuracy, "nll": nll, "kl": nll - entropy, "brier": brier}

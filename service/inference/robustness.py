@@ -17,6 +17,7 @@ from service.inference.pools import Classes, Numbers
 from service.seeds import derive
 from service.tricks.attacks import Attack
 from service.tricks.modes import Axes
+from service.tricks.targets import agrees
 
 BATCH_ROWS = 250
 Bools = NDArray[np.bool_]
@@ -53,7 +54,7 @@ class Subject:
         answer = ask(model, x, axes, beat=beat)[self.target]
         self.truth = labels.argmax(-1) if isinstance(answer, Classes) and labels.is_floating_point() else labels
         """The class that counts as right, or the number."""
-        self.right = answer.prediction == self.truth if isinstance(answer, Classes) else torch.ones(len(x), dtype=torch.bool)
+        self.right = agrees(answer.prediction, labels) if isinstance(answer, Classes) else torch.ones(len(x), dtype=torch.bool)
         self.clean = answer
 
     def loss(self, chosen: Tensor, criterion: str) -> Deployed | DeployedNumbers:

@@ -11,7 +11,7 @@ from service.data.columns import Columns
 from service.data.fields import Description
 from service.data.labels import MOST_CLASSES, numbers_of
 from service.errors import Flaw
-from service.tricks.targets import Distribution, Given, Head, Labelled, absent, plain_scale
+from service.tricks.targets import Distribution, Given, Head, Labelled, absent, agrees, plain_scale
 
 SLACK = 1e-4
 """By how much the sum of a row of probabilities may miss 1."""
@@ -67,7 +67,7 @@ class SoftLabels(Head):
         return Distribution(logits=raw)
 
     def scores(self, raw: Tensor, labels: Tensor, std: Tensor) -> dict[str, Tensor]:
-        hits = (raw.argmax(-1) == labels.argmax(-1)).float()
+        hits = agrees(raw.argmax(-1), labels).float()
         brier = (raw.softmax(-1) - labels).square().sum(-1)
         return {"loss": self.losses(raw, labels), "hits": hits, "brier": brier, "entropy": -torch.xlogy(labels, labels).sum(-1)}
 

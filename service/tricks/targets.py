@@ -206,6 +206,13 @@ def arrays(field: fields.Field) -> bool:
     return field.kind in ("image", "tensor")
 
 
+def agrees(prediction: Tensor, labels: Tensor) -> Tensor:
+    """Whether classes [N] are the labels [N], or such that none is more probable under labels [N, C]: equal ones are all right."""
+    if not labels.is_floating_point():
+        return prediction == labels
+    return labels.gather(-1, prediction.unsqueeze(-1)).squeeze(-1) >= labels.amax(-1)
+
+
 def plain_scale(width: int = 1) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of what is not standardized."""
     return torch.zeros(width), torch.ones(width)

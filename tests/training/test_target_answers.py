@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from torch import Tensor
 
 from service.errors import Invalid
-from service.inference import attacking
+from service.inference import attacking, metrics
 from service.inference.asking import ask
 from service.inference.attacking import AttackRequest
 from service.inference.deployed import Deployed
@@ -22,6 +22,8 @@ from service.inference.predicting import predict
 from service.inference.report_targets import targets
 from service.inference.settling import likeliest_noise, settle
 from service.tricks.modes import Asking
+from service.tricks.multitask import SoftLabels
+from service.tricks.targets import agrees
 from workers.training.publishing import _contents, signature
 from workers.training.run import build
 
@@ -239,6 +241,17 @@ def test_a_distribution_that_has_one_class_is_a_class(soft: tuple[Model, Inquiry
     found = measure_answers(answers, model, made, np.arange(len(x)))
     p = answers["policy"].probabilities.numpy()
     assert found["nll"] == found["kl"] == pytest.approx(log_loss(truth.argmax(1), p, labels=[0, 1, 2, 3]), rel=1e-6)
+
+
+def test_any_of_equally_probable_classes_is_right() -> None:
+    labels = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]])
+    assert agrees(torch.tensor([0, 2]), labels).tolist() == agrees(torch.tensor([1, 2]), labels).tolist() == [True, True]
+    assert agrees(torch.tensor([2, 0]), labels).tolist() == [False, False]
+    p = np.array([[0.1, 0.8, 0.1], [0.7, 0.1, 0.2]])
+    assert metrics.distribution(p, labels.double().numpy())["accuracy"] == 0.5
+    raw = torch.from_numpy(p).log()
+    assert SoftLabels(name="y").scores(raw, labels, torch.ones(1))["hits"].tolist() == [1.0, 0.0]
+    assert agrees(torch.tensor([1, 0]), torch.tensor([1, 2])).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("labels", ["rows", "names"])
