@@ -15,7 +15,7 @@ from workers.training.batches import batch_rows
 
 BEST = "best."
 """What the names of the best weights begin with in a checkpoint."""
-STREAMS = ("order", "masks", "augmentation")
+STREAMS = ("order", "masks")
 
 
 @dataclass(eq=False)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from service.inference.asking import quiet
+from service.inference.augmenting import augmented
 from service.inference.material import Material
 from service.nets.base import BatchNorm
 from service.tricks.dropout import SCALED
@@ -28,11 +29,17 @@ class Task:
         self.spec = spec
         self.device = device
         self.beat = beat
+<<<<<<< HEAD
         labels = material.labels if material.weights is None else {**material.labels, WEIGHTS: material.weights}
         self.batches = Batches(
             material.inputs, labels, rows, size=batch_rows(material), device=device, mirror=material.mirror if material.mirrored else None
         )
         self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
+=======
+        self.batches = Batches(material.inputs, material.labels, rows, size=batch_rows(material), device=device)
+        self.augmented = augmented(material, [member.number for member in run.members]) if spec.augmentation else None
+        self.loss = DataLoss(spec.targets or (), material.labels)
+>>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
         own = [spec.of(member.number) for member in run.members]
         self.rates = [each.optimizer.learning_rate for each in own]
         """The members' learning rates, before the schedule."""
