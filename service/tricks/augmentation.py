@@ -22,7 +22,7 @@ class GaussianNoise(Transform):
     """Standard deviation, in the inputs' own unit."""
 
     def __call__(self, x: Tensor, draws: Draws) -> Tensor:
-        noise = draws.normal(x[:1].numel(), x.device).mul_(self.std).view(x.shape)
+        noise = draws.normal(x[:1].numel(), x.device, std=self.std).view(x.shape)
         chosen = draws.chosen(self.probability)
         if chosen is not None:
             noise *= beside(torch.from_numpy(chosen).to(x.device), x)

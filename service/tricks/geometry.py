@@ -45,11 +45,13 @@ def sampled(x: Tensor, linear: Floats) -> Tensor:
     held = F.pad(planes, (0, wide - width, 0, tall - height))
     a = torch.from_numpy(linear.astype(np.float32)).to(x.device)
     across = torch.arange(width, device=x.device, dtype=torch.float32) - (width - 1) / 2
-    along = (torch.arange(height, device=x.device, dtype=torch.float32) - (height - 1) / 2).unsqueeze(-1)
+    along = torch.arange(height, device=x.device, dtype=torch.float32) - (height - 1) / 2
     grid = torch.empty(len(x), height, width, 2, device=x.device)
     for axis, (middle, extent) in enumerate((((width - 1) / 2, wide), ((height - 1) / 2, tall))):
-        places = a[:, axis, 0, None, None] * across + (a[:, axis, 1, None, None] * along + middle)
-        torch.sub(places * (2 / extent), 1 - 1 / extent, out=grid[..., axis])
+        # In grid_sample's units a pixel is 2 / extent wide, and -1 is the outer edge of the first one.
+        of_column = a[:, axis, 0, None] * across * (2 / extent)
+        of_row = (a[:, axis, 1, None] * along + middle) * (2 / extent) - (1 - 1 / extent)
+        torch.add(of_column.unsqueeze(1), of_row.unsqueeze(2), out=grid[..., axis])
     moved = F.grid_sample(held, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return moved.squeeze(1) if x.ndim == 3 else moved.movedim(1, -1).contiguous()
 

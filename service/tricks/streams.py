@@ -58,12 +58,12 @@ class Draws:
         """Numbers in [0, 1), [N, count]."""
         return _uniform(self._words(_FIRST, count))
 
-    def normal(self, count: int, device: torch.device) -> Tensor:
-        """Numbers of N(0, 1) as float32 [N, count]: the normal quantiles of 2^23 levels that lie evenly about 0."""
+    def normal(self, count: int, device: torch.device, *, std: float = 1.0) -> Tensor:
+        """Numbers of N(0, std^2) as float32 [N, count]: the normal quantiles of 2^23 levels that lie evenly about 0."""
         bits = torch.from_numpy(self._words(_FIRST, -(-count // 2)).view(np.int32))[:, :count].to(device)
         # Odd numbers between -2^23 and 2^23: symmetric, exact as float32, and never at an end.
         levels = (bits.bitwise_right_shift(8).bitwise_or_(1)).to(torch.float32).mul_(2.0**-23)
-        return levels.erfinv_().mul_(math.sqrt(2))
+        return levels.erfinv_().mul_(math.sqrt(2) * std)
 
     def partners(self) -> NDArray[np.int64]:
         """For each row another of its batch, [N]: rows stand in a ring in the order of a number of their own, and take the next."""

@@ -44,7 +44,7 @@ def _images(figure: Figure, versions: Sequence[Tensor], names: Sequence[str], ti
             axes = grid[line, place]
             step = -(-max(image.shape[:2]) // MOST_PIXELS)
             axes.imshow(_shades(image[::step, ::step], low, high), cmap="gray", vmin=0, vmax=1, interpolation="none")
-            axes.set_title(titles[line][place], size=7, loc="center", pad=2)
+            axes.set_title(titles[line][place], size=7 if len(titles[line][place]) < 9 else 5.5, loc="center", pad=2)
             _bare(axes)
         grid[line, 0].set_ylabel(names[line], size=8)
 
