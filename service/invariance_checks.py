@@ -14,6 +14,12 @@ def augmentation(spec: TrainSpec, shape: tuple[int, ...], invariances: Invarianc
     declared = invariances or Invariances()
     for i, transform in enumerate(spec.augmentation):
         found = [*transform.fits(shape)] or [*_beyond(transform.claims(), declared)]
+        if not found and transform.pastes and any(target.from_inputs for target in spec.targets or ()):
+            found = [
+                Flaw(
+                    "/type", "inconsistent-spec", "it mixes labels by their shares, and those of a reconstruction are the images themselves"
+                )
+            ]
         yield from (flaw._replace(pointer=f"/augmentation/{i}{flaw.pointer}") for flaw in found)
         for claim in transform.claims():
             if not found and getattr(declared, claim.invariance) is None:

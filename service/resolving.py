@@ -10,12 +10,8 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-<<<<<<< HEAD
-from service import checks, data_checks
-from service.catalog import kinds, tag_of
-=======
 from service import checks, data_checks, invariance_checks
->>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
+from service.catalog import kinds, tag_of
 from service.data.columns import Columns
 from service.data.encoding import expected_shape
 from service.data.fields import Description, Field
@@ -147,14 +143,9 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     spec, parts = _split(spec, raw, description)
     checks.refuse(checks.reconstruction(spec), data_checks.data(spec, description, parts, warnings))
     parts = _drawn(spec.split, source) or parts
-<<<<<<< HEAD
     shape = expected_shape(spec.inputs_of(description), spec.features)
-    checks.refuse(checks.size(spec, shape, settings))
-=======
-    shape = expected_shape(spec.features.select(description.inputs(tuple(target.name for target in spec.targets or ()))), spec.features)
     augmenting = invariance_checks.augmentation(spec, shape, description.invariances, warnings)
     checks.refuse(checks.size(spec, shape, settings), augmenting)
->>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
     network = blueprint(spec, source)
     batch, shards = len_batch(spec, parts["train"]), _shards(spec.ensemble, settings.shards)
     inputs = spec.inputs_of(description)

@@ -10,20 +10,13 @@ from torch import Tensor
 from service.checks import matching
 from service.inference.dropout_report import dropout
 from service.inference.ensemble_report import ensemble
-<<<<<<< HEAD
-from service.inference.measuring import Found, Inquiry, center, jsonable_object, temperature
-from service.inference.model import Model
-from service.inference.pools import Answer, Classes
-from service.inference.report_targets import targets
-from service.inference.report_activations import activations
-from service.inference.report_normalization import constant_features, normalization
-=======
-from service.inference.material import Material
 from service.inference.measuring import Found, Inquiry, jsonable_object, temperature
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
+from service.inference.report_activations import activations
 from service.inference.report_invariance import invariance, noise
->>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
+from service.inference.report_normalization import constant_features, normalization
+from service.inference.report_targets import targets
 from service.nets.network import weights_of
 from service.tricks.modes import Asking, Axes, Mode
 from service.tricks.optimization import SGD

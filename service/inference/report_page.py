@@ -29,9 +29,8 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         report_averages.uncertainty(measured["uncertainty"], spec),
         _targets(measured.get("targets")),
         _weights(measured),
-<<<<<<< HEAD
         report_scales.activations(measured["activations"]),
-        _invariance(measured["invariance"]),
+        _augmentation(measured, plots.get("augmentation.svg")),
         section(
             "In detail",
             report_scales.normalization(measured["normalization"], measured["constant_features"]),
@@ -39,10 +38,6 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
             _spec(spec),
             wide=True,
         ),
-=======
-        _augmentation(measured, plots.get("augmentation.svg")),
-        section("In detail", _normalization(measured["normalization"]), _layers(about), _spec(spec), wide=True),
->>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
         section("Not measured", element("p", " ".join(unmeasured(measured, spec))), wide=True),
     ]
     return document(f"{about['name']} · Temper", _header(about), element("main", *sections))
@@ -139,7 +134,7 @@ def _targets(found: Found | None) -> Html:
     told = {name: own for name, own in (found or {}).items() if len(found or {}) > 1 or own["decision"] != "argmax" or own["noise_std"]}
     if not told:
         return Html()
-    rows = [(name, own["weight"], _decision(own["decision"]), _listed(own["noise_std"])) for name, own in told.items()]
+    rows = [(name, own["weight"], _decision(own["decision"]), report_scales.listed(own["noise_std"])) for name, own in told.items()]
     return section("Targets", table(("target", "weight in the objective", "decision", "noise std"), rows))
 
 

@@ -12,7 +12,7 @@ MOST_FIELDS = 200
 
 def normalization(found: Found, constant: Found | None) -> Html:
     """What every field was shifted and divided by, inside the model, and those that had one value in training."""
-    rows = [[name, *(_listed(value) for value in used.values())] for name, used in found.items()]
+    rows = [[name, *(listed(value) for value in used.values())] for name, used in found.items()]
     more = [element("p", f"{len(rows) - MOST_FIELDS:,} more fields are in the report as JSON.")] if len(rows) > MOST_FIELDS else []
     return folded("Normalization", table(("field", "minus", "divided by"), rows[:MOST_FIELDS]), *more, *_constant(constant))
 
@@ -51,7 +51,7 @@ def _shares(own: Found, name: str) -> Iterator[str | None]:
         yield None if share is None else f"{share:.1%}"
 
 
-def _listed(value: Any) -> object:
+def listed(value: Any) -> object:
     """A number, or the first few of many."""
     if not isinstance(value, list):
         return value

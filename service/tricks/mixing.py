@@ -6,7 +6,7 @@ the partner of one other, and only a row that is alone in its batch mixes with i
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class CutMix(Mixing, ImageTransform):
     counted in pixels.
     """
 
+    pastes: ClassVar[bool] = True
     type: Literal["cutmix"] = "cutmix"
     """A pasted box."""
     alpha: Concentration = 1.0

@@ -60,6 +60,8 @@ class Transform(Value):
 
     numbers_only: ClassVar[bool] = False
     """Whether categories and indicators, the columns of 0 and 1 of a table, are left alone."""
+    pastes: ClassVar[bool] = False
+    """Whether inputs are mixed by places and labels by shares, so that a label must not be the input itself."""
     probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of rows that is changed."""
 

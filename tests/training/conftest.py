@@ -96,7 +96,6 @@ class Bench:
             targets=["kind", "size"],
         )
 
-<<<<<<< HEAD
     def several(self) -> str:
         """160 rows of three inputs, a distribution over four classes, a value in [-1, 1] and a class, each with some missing."""
         stream = np.random.default_rng(0)
@@ -107,12 +106,11 @@ class Bench:
         policy[::5], value[1::3] = np.nan, np.nan
         kind = np.where(x[:, 2] > 0, "up", "down")
         return self.arrays("several", x=x, policy=policy, value=value.astype(np.float32), kind=kind)
-=======
+
     def photos(self) -> str:
         """The digits as images [8, 8] of which nothing is declared."""
         found = load_digits()
         return self.arrays("photos", x=found.images, y=found.target)
->>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
 
     def _store(self, name: str, content: bytes, suffix: str, schema: dict[str, Any]) -> str:
         folder = self.folder / name

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.errors import Invalid
 from service.inference import report_invariance
 from service.inference.asking import ask
 from service.inference.augmenting import seen
@@ -166,3 +167,31 @@ def test_mixed_rows_teach_a_network(bench: Any) -> None:
     assert accuracy[1] > 0.93
     assert accuracy[1] > accuracy[0] - 0.03
     assert mixed.series("train.loss")[-1] > 5 * plain.series("train.loss")[-1], "the entropy of the shares is not learnt away"
+
+
+def test_a_reconstruction_is_held_to_the_rows_as_they_are_stored(bench: Any, heard: Heard) -> None:
+    """A denoising autoencoder: its inputs are changed, what it is to say is not; a mix is held to the mix of clean rows."""
+    fields = {"architecture": {"type": "autoencoder", "hidden": [16], "code": 4}, "epochs": 1}
+    material = bench.material("digits", targets=[{"name": "input", "task": "reconstruction"}], augmentation=[NOISE], **fields)
+    trained(material, 0)
+    for _, rows, x, labels in heard:
+        clean = torch.from_numpy(material.inputs[rows]).float()
+        assert torch.equal(labels["input"], material.mirror(clean)["input"])
+        assert not torch.equal(x, clean)
+    mixed = bench.material("digits", targets=[{"name": "input", "task": "reconstruction"}], augmentation=[{"type": "mixup"}], **fields)
+    heard.clear()
+    trained(mixed, 0)
+    for _, _, x, labels in heard:
+        torch.testing.assert_close(labels["input"], mixed.mirror(x)["input"], rtol=1e-4, atol=1e-4)
+    with pytest.raises(Invalid) as refused:
+        bench.material("digits", targets=[{"name": "input", "task": "reconstruction"}], augmentation=[{"type": "cutmix"}], **fields)
+    assert [flaw.pointer for flaw in refused.value.flaws] == ["/augmentation/0/type"]
+
+
+def test_weights_of_rows_are_mixed_like_the_rows(bench: Any, heard: Heard) -> None:
+    stream = np.random.default_rng(0)
+    columns = {"row": np.arange(80.0), "w": np.arange(80.0) + 1, "y": stream.normal(size=80)}
+    name = bench.table("weighted-mix", columns, targets=["y"])
+    trained(bench.material(name, features={"weight": "w"}, augmentation=[{"type": "mixup", "alpha": 1.0}], epochs=1), 0)
+    for _, _, x, labels in heard:
+        torch.testing.assert_close(labels[""], x[:, 0] + 1)

@@ -141,13 +141,9 @@ JOBS: dict[str, dict[str, Any]] = {
 
 def material_of(bench: Any, name: str) -> Any:
     fields = {**COMMON, **JOBS[name]}
-<<<<<<< HEAD
     bench.several()
+    bench.photos()
     return bench.material(fields.pop("dataset", "digits"), **fields)
-=======
-    dataset = fields.pop("dataset", "digits")
-    return bench.material(bench.photos() if dataset == "photos" else dataset, **fields)
->>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
 
 
 def kinds(union: Any) -> set[type]:

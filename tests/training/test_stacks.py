@@ -82,15 +82,11 @@ def products_agree(bench: Any) -> bool:
     return all(torch.equal(together[key][0], gradient) for key, gradient in alone.items())
 
 
-<<<<<<< HEAD
-SUMMED = ("numbers", "several targets", "labels", "quantiles and weighted rows")
+SUMMED = ("numbers", "several targets", "labels", "quantiles and weighted rows", "mixed rows", "mixed numbers")
 """Losses that are no single kernel for a member alone."""
 
 
 @pytest.mark.parametrize("name", [name for name in JOBS if name not in (*NORMED, *SUMMED)])
-=======
-@pytest.mark.parametrize("name", [name for name in JOBS if name not in (*NORMED, "numbers", "mixed numbers")])
->>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
 def test_many_a_stack_gives_the_bits_of_its_members_alone(bench: Any, name: str) -> None:
     """More than is promised: the engines take the same sums in the same order, but for batch norm and losses of more than one kernel.
 

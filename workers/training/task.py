@@ -29,17 +29,12 @@ class Task:
         self.spec = spec
         self.device = device
         self.beat = beat
-<<<<<<< HEAD
         labels = material.labels if material.weights is None else {**material.labels, WEIGHTS: material.weights}
         self.batches = Batches(
             material.inputs, labels, rows, size=batch_rows(material), device=device, mirror=material.mirror if material.mirrored else None
         )
-        self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
-=======
-        self.batches = Batches(material.inputs, material.labels, rows, size=batch_rows(material), device=device)
         self.augmented = augmented(material, [member.number for member in run.members]) if spec.augmentation else None
-        self.loss = DataLoss(spec.targets or (), material.labels)
->>>>>>> 9377f09 (Augmentation of images and mixes, from a stream per row and epoch)
+        self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
         own = [spec.of(member.number) for member in run.members]
         self.rates = [each.optimizer.learning_rate for each in own]
         """The members' learning rates, before the schedule."""
