@@ -24,6 +24,7 @@ ROWS, TEST_ORIGINALS, NOISE = 4096, 360, 4.0
 PACKAGES = {
     "skorch": ("torch==2.13.0", "skorch==1.4.0"),
     "lightning": ("torch==2.13.0", "lightning==2.6.6"),
+    "kornia": ("torch==2.13.0", "kornia==0.9.0"),
     "torchensemble": ("torch==2.13.0", "torchvision==0.28.0", "torchensemble==0.2.0", "scikit-learn==1.9.1"),
 }
 POINT = 0.01

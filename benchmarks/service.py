@@ -56,14 +56,15 @@ def present(path: Path) -> Path:
     return path
 
 
-def upload_mnist(http: httpx2.Client, train: int = 60_000, test: int = 10_000) -> list[int]:
+def upload_mnist(http: httpx2.Client, train: int = 60_000, test: int = 10_000, *, schema: Answer | None = None) -> list[int]:
     """Upload the first rows of both parts as one dataset `mnist`; the numbers of its test rows."""
     parts = [np.load(present(DATA / "mnist" / f"{name}.npz")) for name in ("train", "test")]
     content = io.BytesIO()
     rows = [part["x"][:count] for part, count in zip(parts, (train, test), strict=True)]
     labels = [part["y"][:count] for part, count in zip(parts, (train, test), strict=True)]
     np.savez_compressed(content, x=np.concatenate(rows), y=np.concatenate(labels))
-    answer = http.post("/api/v1/datasets", files={"file": ("mnist.npz", content.getvalue())}, data={"name": "mnist"})
+    told = {"name": "mnist", "schema": json.dumps(schema)}
+    answer = http.post("/api/v1/datasets", files={"file": ("mnist.npz", content.getvalue())}, data=told)
     if answer.status_code != 201:
         raise SystemExit(answer.text)
     return list(range(train, train + test))

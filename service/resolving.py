@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from service import checks, data_checks
+from service import checks, data_checks, invariance_checks
 from service.catalog import kinds, tag_of
 from service.data.columns import Columns
 from service.data.encoding import expected_shape
@@ -144,7 +144,8 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     checks.refuse(checks.reconstruction(spec), data_checks.data(spec, description, parts, warnings))
     parts = _drawn(spec.split, source) or parts
     shape = expected_shape(spec.inputs_of(description), spec.features)
-    checks.refuse(checks.size(spec, shape, settings))
+    augmenting = invariance_checks.augmentation(spec, shape, description.invariances, warnings)
+    checks.refuse(checks.size(spec, shape, settings), augmenting)
     network = blueprint(spec, source)
     batch, shards = len_batch(spec, parts["train"]), _shards(spec.ensemble, settings.shards)
     inputs = spec.inputs_of(description)

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +19,7 @@ from service.tricks.multitask import Classification
 from service.tricks.normalization import Normalize
 from service.tricks.optimization import MOMENTS, Metric, Optimizer, Schedule
 from service.tricks.penalties import Regularizer
+from service.tricks.streams import Draws, row_keys
 from service.values import Value
 
 EVERY = [(union, kind) for union, members in UNIONS.items() for kind in kinds(members)]
@@ -182,10 +184,12 @@ def test_every_penalty_shrinks_and_leaves_zero_alone(kind: Any) -> None:
 @pytest.mark.parametrize("kind", kinds(Augmentation), ids=lambda kind: tag_of(kind)[1])
 def test_every_augmentation_changes_a_copy_from_its_stream_alone(kind: Any) -> None:
     transform = kind.model_validate(example(kind))
-    x = torch.rand(8, 5)
+    x, rows = torch.rand(8, 6, 5, generator=torch.Generator().manual_seed(0)), np.arange(8)[None]
     before = x.clone()
-    first, second = (transform(x, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (transform(x, Draws(row_keys([3], rows, epoch=1, place=0))) for _ in range(2))
     assert torch.equal(x, before)
     assert torch.equal(first, second)
     assert first.shape == x.shape
     assert not torch.equal(first, x)
+    assert kind.model_validate({**example(kind), "probability": 0.0})(x, Draws(row_keys([3], rows, epoch=1, place=0))).equal(x)
+    assert [*transform.fits((6, 5)), *transform.fits((6, 5, 3))] == []

@@ -17,24 +17,12 @@ from service.errors import ModeUnavailable
 from service.seeds import derive
 from service.tricks.dropout import STEPS, Gate, Replayed, Site, draw_mask, steps_dropped
 from service.tricks.modes import EXACT_UNITS, Axes
+from service.tricks.streams import GOLDEN, Words, mix
 
-Words = NDArray[np.uint64]
 PER_WORD = 4
 """Units whose bits are cut from one 64-bit word."""
 BLOCK_WORDS = 2**15
 """Words that are mixed at once, about what stays in a core's cache."""
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-
-
-def mix(z: Words) -> Words:
-    """The finalizer of splitmix64, in place (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators")."""
-    shifted = np.empty_like(z)
-    for bits, factor in _ROUNDS:
-        z ^= np.right_shift(z, np.uint64(bits), out=shifted)
-        z *= np.uint64(factor)
-    z ^= np.right_shift(z, np.uint64(31), out=shifted)
-    return z
 
 
 def digests(x: Tensor) -> Words:
@@ -56,7 +44,7 @@ def fresh_masks(own: Words, site: Site, samples: range, dtype: torch.dtype = tor
     for start in range(0, len(samples), most):
         block = masks[start : start + most]
         first = samples[start] * words
-        counters = np.arange(first + 1, first + 1 + len(block) * words, dtype=np.uint64) * _GOLDEN
+        counters = np.arange(first + 1, first + 1 + len(block) * words, dtype=np.uint64) * GOLDEN
         bits = mix(counters.reshape(-1, 1, words) + own[:, None]).view(np.int16)[..., : site.units]
         block[...] = bits >= np.int16(dropped - STEPS // 2)
         block *= STEPS / (STEPS - dropped)

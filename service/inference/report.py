@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from service.checks import matching
-from service.inference.asking import ask
 from service.inference.dropout_report import dropout
 from service.inference.ensemble_report import ensemble
-from service.inference.measuring import Found, Inquiry, center, jsonable_object, temperature
+from service.inference.measuring import Found, Inquiry, jsonable_object, temperature
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.inference.report_activations import activations
+from service.inference.report_invariance import invariance, noise
 from service.inference.report_normalization import constant_features, normalization
 from service.inference.report_stopping import early_stopping
 from service.inference.report_targets import targets
@@ -56,7 +56,8 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "sparsity": _sparsity(model),
             "penalties": _penalties(model),
             "confusion_matrix": _confusion(inquiry, axes) if tested else None,
-            "invariance": _invariance(inquiry) if tested else {},
+            "invariance": invariance(inquiry) if tested else {},
+            "noise": noise(inquiry) if tested else None,
         }
     )
 
@@ -159,14 +160,3 @@ def _confusion(inquiry: Inquiry, axes: Axes) -> dict[str, Any] | None:
         np.add.at(counts, (truth[known], answer.prediction.numpy()[known]), 1)
         return {"target": target.name, "classes": list(names), "matrix": counts.tolist()}
     return None
-
-
-def _invariance(inquiry: Inquiry) -> dict[str, float]:
-    """For each augmentation the mean |f(Tx) - f(x)| of the best member on test."""
-    axes, name = Asking(members="best").axes(inquiry.model), inquiry.targets[0].name
-    before = inquiry.answers("test", axes)[name]
-    found: dict[str, float] = {}
-    for transform in inquiry.model.spec.augmentation:
-        x = transform(inquiry.material.rows(inquiry.parts["test"])[0].float(), torch.Generator().manual_seed(0))
-        found[transform.type] = float((center(ask(inquiry.model, x, axes, beat=inquiry.beat)[name]) - center(before)).abs().mean())
-    return found

@@ -31,7 +31,7 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         _targets(measured.get("targets")),
         _weights(measured),
         report_scales.activations(measured["activations"]),
-        _invariance(measured["invariance"]),
+        _augmentation(measured, plots.get("augmentation.svg")),
         section(
             "In detail",
             report_scales.normalization(measured["normalization"], measured["constant_features"]),
@@ -142,11 +142,16 @@ def _weights(measured: Found) -> Html:
     return section("Weights", *paid, table(("layer", "weights exactly 0"), ((name, f"{share:.1%}") for name, share in sparsity.items())))
 
 
-def _invariance(found: Found) -> Html:
-    if not found:
-        return Html()
-    said = "How far the best member's answers on test rows move when the augmentation is applied to them."
-    return section("Invariance", table(("augmentation", "mean change"), found.items()), element("p", said))
+def _augmentation(measured: Found, svg: bytes | None) -> Html:
+    """What training saw in place of the rows, and how far answers move with it."""
+    parts = [figure(svg, "Rows as training saw them", "Training rows as they are stored, and as training saw them.")] if svg else []
+    if measured["invariance"]:
+        said = "How far the best member's answers on test rows move when the augmentation is applied to them."
+        parts += [table(("augmentation", "mean change"), measured["invariance"].items()), element("p", said)]
+    if measured["noise"] is not None:
+        rows = ((f"{point['sigma']:.1f}", point["value"]) for point in measured["noise"]["by_sigma"])
+        parts.append(table(("noise, of the range", f"{measured['noise']['metric']} on test"), rows))
+    return section("Augmentation", *parts) if parts else Html()
 
 
 def _layers(about: Found, tied: int) -> Html:

@@ -10,9 +10,10 @@ from scipy import stats
 from torch import Tensor
 
 from service.inference import masks
-from service.inference.masks import digests, fresh_masks, keys, mix
+from service.inference.masks import digests, fresh_masks, keys
 from service.tricks.dropout import Site
 from service.tricks.modes import Axes
+from service.tricks.streams import mix
 
 AXES = Axes("monte_carlo", (0,), "best", "monte_carlo", "arithmetic", 50, 0, "model")
 SITE = Site("hidden.0", 64, 0.5)

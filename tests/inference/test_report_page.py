@@ -92,6 +92,7 @@ MEASURED: dict[str, Any] = {
     "penalties": {"l2": 0.0123},
     "confusion_matrix": None,
     "invariance": {"gaussian_noise": 0.0456},
+    "noise": {"metric": "accuracy", "unit": "range", "by_sigma": [{"sigma": 0.1, "value": 0.91}, {"sigma": 0.2, "value": None}]},
 }  # fmt: skip
 
 
@@ -264,6 +265,7 @@ def test_dropout_calibration_weights_and_invariance() -> None:
     assert ["l2", "0.0123"] in shown.rows
     assert ["hidden.0", "25.0%"] in shown.rows
     assert ["gaussian_noise", "0.0456"] in shown.rows
+    assert ["0.1", "0.9100"] in shown.rows
     assert ["image", "4, 5, 6, … (4 numbers)", "2.5"] in shown.rows
 
 
@@ -289,10 +291,10 @@ def test_the_spec_is_there_but_for_endless_lists() -> None:
 def test_a_model_of_which_little_is_known() -> None:
     bare = dict.fromkeys(("modes", "uncertainty", "ensemble", "dropout", "calibration", "early_stopping"))
     splits = {"train": classified(0.9), "validation": None, "test": None}
-    shown = page(**bare, splits=splits, penalties={}, invariance={}, normalization={}, members=MEASURED["members"][:1])
+    shown = page(**bare, splits=splits, penalties={}, invariance={}, noise=None, normalization={}, members=MEASURED["members"][:1])
     assert ["train", "0.9000", "0.4500", "0.2250", "0.1125"] in shown.rows
     assert ["0", "7", "17", "early stopping"] in shown.rows
-    assert not {"Ensemble", "Dropout", "Uncertainty", "Calibration", "Invariance"} & set(re.findall(r"\w+", shown.text))
+    assert not {"Ensemble", "Dropout", "Uncertainty", "Calibration", "Augmentation"} & set(re.findall(r"\w+", shown.text))
 
 
 @pytest.mark.parametrize(

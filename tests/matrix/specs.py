@@ -88,7 +88,7 @@ HEADS = [
     spec(67, {"regularizers": [{"type": "tie", "between": ["hidden.0", "hidden.7"], "alpha": 1}]}, CHOICE, "/regularizers/0/type"),
     spec(67, {"regularizers": [{"type": "share", "layers": ["hidden.0", "hidden.0"]}]}, CHOICE, "/regularizers/0/type"),
     spec(67, penalty(layers=["hidden.7"]), CLASH, "/regularizers/0/layers/0"),
-    spec(68, {"dataset": "diabetes", "augmentation": [{"type": "flip", "axis": "horizontal"}]}, CHOICE, "/augmentation/0/type"),
+    spec(68, {"dataset": "diabetes", "augmentation": [{"type": "flip", "axis": "horizontal"}]}, CLASH, "/augmentation/0/type"),
     spec(68, {"augmentation": [{"type": "gaussian_noise", "std": -1}]}, RANGE, "/augmentation/0/std"),
     spec(69, {"architecture": {"type": "conv_autoencoder", "channels": [4], "upsampling": "unpooling"}}, CHOICE, "/architecture/type"),
     spec(69, {"architecture": {"type": "cnn", "channels": [4], "kernel": 99}}, CHOICE, "/architecture/type"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from service.data import builtin_rows
@@ -105,6 +106,11 @@ class Bench:
         policy[::5], value[1::3] = np.nan, np.nan
         kind = np.where(x[:, 2] > 0, "up", "down")
         return self.arrays("several", x=x, policy=policy, value=value.astype(np.float32), kind=kind)
+
+    def photos(self) -> str:
+        """The digits as images [8, 8] of which nothing is declared."""
+        found = load_digits()
+        return self.arrays("photos", x=found.images, y=found.target)
 
     def _store(self, name: str, content: bytes, suffix: str, schema: dict[str, Any]) -> str:
         folder = self.folder / name

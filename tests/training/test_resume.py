@@ -30,6 +30,24 @@ JOBS: dict[str, dict[str, Any]] = {
     "dropout": {"architecture": {"type": "mlp", "hidden": [12, 12], "dropout": DROPOUT}},
     "batch norm": {"architecture": {"type": "mlp", "hidden": [12, 12], "batch_norm": True}},
     "augmentation": {"augmentation": [{"type": "gaussian_noise", "std": 1.0, "probability": 0.5}]},
+    "moved images": {
+        "dataset": "photos",
+        "augmentation": [
+            {"type": "rotate", "degrees": 15.0},
+            {"type": "translate", "pixels": 1, "probability": 0.5},
+            {"type": "scale"},
+            {"type": "flip", "axis": "vertical", "probability": 0.3},
+            {"type": "cutout", "size": 3},
+        ],
+    },
+    "mixed rows": {"augmentation": [{"type": "mixup", "probability": 0.7}, {"type": "gaussian_noise", "std": 1.0}, {"type": "cutmix"}]},
+    "mixed numbers": {
+        "dataset": "diabetes",
+        "batch_size": 60,
+        "targets": [{"task": "regression", "name": "target", "loss": "gaussian_nll"}],
+        "augmentation": [{"type": "mixup", "alpha": 1.0}],
+        "ensemble": {"size": 2, "bootstrap": True},
+    },
     "bagging": {"ensemble": {"size": 3, "bootstrap": True, "fraction": 0.7}},
     "momentum": {"optimizer": {"type": "sgd", "learning_rate": 0.1, "nesterov": True}},
     "adamw and cosine": {"optimizer": {"type": "adamw"}, "schedule": {"type": "cosine", "warmup_epochs": 1.5}},
@@ -130,6 +148,7 @@ JOBS: dict[str, dict[str, Any]] = {
 def material_of(bench: Any, name: str) -> Any:
     fields = {**COMMON, **JOBS[name]}
     bench.several()
+    bench.photos()
     return bench.material(fields.pop("dataset", "digits"), **fields)
 
 

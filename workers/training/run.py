@@ -19,7 +19,7 @@ MOMENTS = "best-optimizer."
 """What the names of the optimizer's state at the best weights begin with."""
 KEPT = "best"
 """What both begin with: nobody writes to them again."""
-STREAMS = ("order", "masks", "augmentation")
+STREAMS = ("order", "masks")
 
 
 @dataclass(eq=False)

@@ -1,7 +1,5 @@
 """One optimizer step: augment, attack where the spec says so, take the gradient, penalize, move."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -15,12 +13,13 @@ from workers.training.task import Task
 
 def step(run: Run, task: Task, batch: Batch) -> Tensor:
     """One optimizer step on a batch; returns the mean data loss, [] or each member's [K], detached."""
-    network, spec, x = run.network, task.spec, batch.x
-    if spec.augmentation or spec.adversarial_training is not None:
+    network, spec = run.network, task.spec
+    x, labels = batch.x, batch.labels
+    if task.augmented is not None:
+        x, labels = task.augmented(x, labels, batch.rows, epoch=run.epoch)
+    elif spec.adversarial_training is not None:
         x = x.to(torch.float32)
-        for transform in spec.augmentation:
-            x = _augmented(transform, x, run)
-    loss = objective(network, task, x, batch.labels)
+    loss = objective(network, task, x, labels)
     (loss if loss.ndim == 0 else loss.sum()).backward()
     if task.scheduled:
         factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)
@@ -37,14 +36,6 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
     for parameter in task.parameters:
         parameter.grad = None
     return loss.detach()
-
-
-def _augmented(transform: Callable[[Tensor, torch.Generator], Tensor], x: Tensor, run: Run) -> Tensor:
-    """The batch as each member sees it, changed by the numbers of its own stream."""
-    streams = run.streams("augmentation")
-    if run.network.members is None:
-        return transform(x, streams[0])
-    return torch.stack([transform(own, stream) for own, stream in zip(x, streams, strict=True)])
 
 
 def objective(network: Network, task: Task, x: Tensor, labels: Labels) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from service.inference.asking import quiet
+from service.inference.augmenting import augmented
 from service.inference.material import Material
 from service.nets.base import BatchNorm
 from service.tricks.dropout import SCALED
@@ -33,6 +34,7 @@ class Task:
         size = batch_rows(material, validation=second is not None)
         mirror = material.mirror if material.mirrored else None
         self.batches = Batches(material.inputs, labels, rows, size=size, device=device, mirror=mirror)
+        self.augmented = augmented(material, [member.number for member in run.members]) if spec.augmentation else None
         self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
         own = [spec.of(member.number) for member in run.members]
         self.rates = [each.optimizer.learning_rate for each in own]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from service.inference.measuring import Inquiry
+from service.inference.plots.augmentation import augmentation
 from service.inference.plots.averages import dropout_error, ensemble_error
 from service.inference.plots.calibration import coverage, reliability
 from service.inference.plots.confusion import confusion_matrix
@@ -30,8 +31,15 @@ def all_plots(
         "reliability.svg": _calibration(inquiry),
         "ensemble.svg": ensemble_error(together) if together else None,
         "dropout.svg": dropout_error(way) if way else None,
+        "augmentation.svg": _augmentation(inquiry),
     }
     return {name: content for name, content in found.items() if content is not None}
+
+
+def _augmentation(inquiry: Inquiry) -> bytes | None:
+    """Rows as the best member saw them."""
+    model = inquiry.model
+    return augmentation(inquiry.material, (model.numbers or range(model.size))[model.best]) if model.spec.augmentation else None
 
 
 def _calibration(inquiry: Inquiry) -> bytes | None:
