@@ -187,13 +187,12 @@ class Regression(Head):
 def _surprise(mean: Tensor, variance: Tensor, labels: Tensor) -> Tensor:
     """Mean over outputs of the negative log of a Gaussian's density."""
     terms = 0.5 * (math.log(2 * math.pi) + variance.log() + (labels - mean).square() / variance)
-    found: Tensor = terms.mean(-1)
-    return found
+    return terms.mean(-1)
 
 
 def by_quantile(raw: Tensor, width: int) -> Tensor:
     """Raw outputs [.., D Q] as [.., D, Q]."""
-    return raw.unflatten(-1, (width, -1))
+    return raw.view(*raw.shape[:-1], width, -1)
 
 
 def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
