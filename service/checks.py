@@ -28,7 +28,7 @@ def as_name(text: str) -> str:
 
 def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) -> Flaws:
     """What a spec says of layers that do not exist, or says twice."""
-    names = [layer.name for layer in layers]
+    names, tied = [layer.name for layer in layers], {layer.name for layer in layers if layer.type == "transposed"}
     covered: dict[str, set[str]] = {}
     for i, penalty in enumerate(spec.regularizers):
         for j, pattern in enumerate(penalty.layers or ()):
@@ -37,6 +37,9 @@ def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) 
         chosen = set(matching(penalty.layers, names, spare_heads=penalty.spares_heads))
         if not chosen:
             yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"it acts on no layer; there are {', '.join(names)}")
+        if chosen and chosen <= tied and penalty.parameters == "weights":
+            message = f"{', '.join(sorted(chosen))} have another layer's weights and none of their own; name that one, or parameters: all"
+            yield Flaw(f"/regularizers/{i}/layers", "inconsistent-spec", message)
         twice = chosen & covered.setdefault(penalty.type, set())
         if twice:
             yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"two of type {penalty.type} on {', '.join(sorted(twice))}")

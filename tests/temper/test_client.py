@@ -15,7 +15,7 @@ from temper import AsyncClient, Client
 from temper.client import default_url
 from temper.embedded.folder import DataFolder
 from temper.errors import Conflict, Invalid, JobCancelled, JobFailed, NotFound, ServerError, TooManyRequests, Unreachable, WaitTimeout
-from temper.predictions import as_json
+from temper.predictions import Prediction, as_json
 
 HANG_UP = "hang up"
 JOB: dict[str, Any] = {
@@ -219,3 +219,17 @@ def test_the_address_is_that_of_the_embedded_service(tmp_path: Path, monkeypatch
     monkeypatch.setenv("TEMPER_URL", "http://elsewhere")
     assert default_url() == "http://elsewhere"
     folder.release()
+
+
+def test_rows_of_numbers_and_categories_keep_what_they_are() -> None:
+    """numpy would make text of all of them."""
+    answer = {
+        "mode": "single",
+        "targets": {"input": {"prediction": [[1.5, "red"], [2.0, None]], "code": [[0.1], [0.2]], "error": [0.5, 0.25]}},
+    }
+    said = Prediction(answer)
+    assert said.prediction.tolist() == [[1.5, "red"], [2.0, None]]
+    assert (said.code.shape, said.error.tolist()) == ((2, 1), [0.5, 0.25])
+    numbers = Prediction({"mode": "single", "targets": {"input": {"prediction": [[[1.0, 2.0]], [[3.0, 4.0]]]}}})
+    assert (numbers.prediction.dtype, numbers.prediction.shape) == (np.dtype(float), (2, 1, 2))
+    assert numbers.code is None

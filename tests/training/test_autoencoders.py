@@ -11,6 +11,7 @@ from service.errors import Invalid, ModeUnavailable
 from service.inference.attacking import AttackRequest, answer
 from service.inference.measuring import Inquiry
 from service.inference.model import rebuild
+from service.inference.plots import all_plots
 from service.inference.predicting import predict
 from service.inference.report import build as build_report
 from service.tricks.modes import Asking
@@ -271,11 +272,21 @@ REFUSED = {
     "a wide code": ({"architecture": {"type": "autoencoder", "code": 10**9}}, "/architecture"),
     "a foreign loss": ({"architecture": CODER, "targets": [{"name": "input", "loss": "cross_entropy"}]}, "/targets/0/loss"),
     "a foreign monitor": ({"architecture": CODER, "early_stopping": {"monitor": "accuracy"}}, "/early_stopping/monitor"),
+    "a penalty on weights that are another layer's": (
+        {"architecture": {**CODER, "tied": True}, "regularizers": [{"type": "l2", "alpha": 1e-4, "layers": ["decoder.*"]}]},
+        "/regularizers/0/layers",
+    ),
     "an input that is a label": (
         {"architecture": CODER, "targets": [{"name": "i"}, {"name": "label"}], "features": {"use": ["label"]}},
         "/features/use/0",
     ),
 }  # fmt: skip
+
+
+def test_biases_of_a_tied_layer_can_be_penalized(bench: Any) -> None:
+    penalty = {"type": "l2", "alpha": 1e-4, "layers": ["decoder.*"], "parameters": "all"}
+    made = bench.material("digits", architecture={**CODER, "tied": True}, regularizers=[penalty], epochs=1)
+    assert bench.train(made).epochs[-1].values["penalty.l2"] > 0
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -298,3 +309,13 @@ def test_a_column_that_is_declared_a_target_is_an_input_where_it_is_asked_for(be
     assert [column.name for column in plain.encoding.inputs] == ["a", "b"]
     used = bench.material(name, architecture=CODER, features={"use": ["a", "y"]}, **WHOLE)
     assert [column.name for column in used.encoding.inputs] == ["a", "y"]
+
+
+def test_pictures_of_an_ensemble_over_a_constant_column(bench: Any) -> None:
+    """Members agree on it to the last bit, so that its standard deviation is 0."""
+    made = bench.material("mixed", architecture=CODER, epochs=2, split={"test": 0.3, "validation": 0.2}, ensemble={"size": 2})
+    inquiry = Inquiry(bench.model(made, bench.train(made, 0), bench.train(made, 1)), made)
+    kept = {"best": 1.0, "best_epoch": 1, "best_step": 1, "stopped_epoch": 2, "stopped_step": 2, "stop_reason": "epochs"}
+    summaries = [{"member": i, **kept} for i in (0, 1)]
+    measured = build_report(inquiry, summaries)
+    assert {"reliability.svg", "ensemble.svg"} <= set(all_plots(inquiry, measured, histories={}, summaries=summaries))
