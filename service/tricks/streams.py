@@ -69,10 +69,11 @@ class Draws:
         """For each row another of its batch, [N]: rows stand in a ring in the order of a number of their own, and take the next."""
         members, batch = self._keys.shape
         ring = np.argsort(self._words(_RING, 1).reshape(members, batch), axis=1, kind="stable")
-        found = np.empty_like(ring)
+        found = np.empty(ring.shape, dtype=np.int64)
         np.put_along_axis(found, ring, np.roll(ring, -1, axis=1), axis=1)
-        return (found + batch * np.arange(members)[:, None]).reshape(-1)
+        found += batch * np.arange(members)[:, None]
+        return found.ravel()
 
 
 def _uniform(words: Words) -> NDArray[np.float64]:
-    return (words >> np.uint64(11)) * 2.0**-53
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -52,7 +52,8 @@ def _images(figure: Figure, versions: Sequence[Tensor], names: Sequence[str], ti
 def _shades(image: Floats, low: float, high: float) -> Floats:
     """Values in [0, 1]; of channels the three that are colours, or their mean."""
     shown = np.clip((image - low) / (high - low or 1.0), 0, 1)
-    return shown if shown.ndim == 2 or shown.shape[-1] == 3 else shown.mean(-1)
+    grey: Floats = shown if shown.ndim == 2 or shown.shape[-1] == 3 else shown.mean(-1)
+    return grey
 
 
 def _matrices(figure: Figure, versions: Sequence[Floats], names: Sequence[str]) -> None:
