@@ -181,12 +181,12 @@ def as_ridge(http: httpx2.Client, done: dict[str, Answer]) -> list[Check]:
     ]
 
 
-def killed(http: httpx2.Client, pid: int, kills: int = 6) -> list[Check]:
-    """Trainers killed by SIGKILL in both phases: the same i* and the same bytes. Steps are a hundred times shorter here."""
+def killed(http: httpx2.Client, pid: int, kills: int = 4) -> list[Check]:
+    """Trainers killed by SIGKILL in both phases: the same i* and the same bytes. Steps are twenty times shorter here."""
     checks, stream = [], random.Random(0)
     for then in ("retrain", "continue"):
-        optimizer = {"type": "sgd", "learning_rate": RATE / 100, "momentum": 0.0}
-        slow = spec(early_stopping={"then": then, "patience": 1500}, optimizer=optimizer, checkpoint_interval_s=0.05)
+        optimizer = {"type": "sgd", "learning_rate": RATE / 20, "momentum": 0.0}
+        slow = spec(early_stopping={"then": then, "patience": 500}, optimizer=optimizer, checkpoint_interval_s=0.05)
         straight, seconds = run(http, slow)
         job, met = http.post("/api/v1/jobs", json=slow).json(), set[str]()
         for _ in range(kills):
