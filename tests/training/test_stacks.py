@@ -31,8 +31,12 @@ def first_gradients(made: Any, run: Run) -> dict[str, Tensor]:
     order = task.batches.order(run.streams("order"))
     x, labels, _ = next(task.batches.walk(order, 0))
     run.network.train()
+    if task.gating is not None:
+        task.gating.draw(run.streams("gates"))
     loss = objective(run.network, task, x.float(), labels)
     loss.sum().backward()
+    if task.gating is not None:
+        task.gating.add_gradients()
     return {name: parameter.grad for name, parameter in run.network.named_parameters() if parameter.grad is not None}
 
 

@@ -20,6 +20,8 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
         x = x.to(torch.float32)
         for transform in spec.augmentation:
             x = _augmented(transform, x, run)
+    if task.gating is not None:
+        task.gating.draw(run.streams("gates"))
     loss = objective(network, task, x, batch.labels)
     (loss if loss.ndim == 0 else loss.sum()).backward()
     if task.scheduled:
@@ -29,11 +31,13 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
         run.settle()
         run.settle = None
     with torch.no_grad():
+        if task.gating is not None:
+            task.gating.add_gradients()
         task.penalties.add_gradients()
         if spec.gradient_clip is not None:
             spec.gradient_clip(task.parameters, members=network.members)
         run.optimizer.step()
-        task.penalties.shrink(run.optimizer)
+        task.penalties.shrink(run.optimizer, late=2 * run.step >= task.steps)
     for parameter in task.parameters:
         parameter.grad = None
     return loss.detach()
