@@ -95,8 +95,7 @@ def _rebuilt(network: Network, cut: Cut | None, orders: Orders) -> Network:
         head = name.startswith("head.")
         inputs, outputs = orders[-1 if head else place], None if head else orders[place + 1]
         state = {key: tensor if outputs is None else tensor[outputs] for key, tensor in layers[name].state_dict().items()}
-        layer.load_state_dict(
-            {key: tensor[:, inputs] if key.endswith("weight") and tensor.ndim == 2 else tensor for key, tensor in state.items()}
-        )
+        made_of = {key: tensor[:, inputs] if key.endswith("weight") and tensor.ndim == 2 else tensor for key, tensor in state.items()}
+        layer.load_state_dict(made_of, strict=False)  # torch asks for a count of batches that this norm does not keep
         place += not head
     return made

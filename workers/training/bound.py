@@ -10,8 +10,8 @@ from service.tricks.penalties import Regularizer
 from service.tricks.sparsity import L0, project
 from workers.training.flat import Flat
 
-SUPPORT = "support"
-"""What an optimizer's state calls the frozen support of a projection: 1 for a weight that stays, else 0."""
+DENSE, SUPPORT = "dense", "support"
+"""What an optimizer's state calls the weights before their projection, and its support once that is fixed: 1 stays, 0 goes."""
 
 
 class Bound:
@@ -80,31 +80,50 @@ class Bound:
 class Projection(Bound):
     """An L0 projection: which weights stay is chosen anew after every step of the first half of training, then never again.
 
-    The support is a part of the optimizer's state, and so of every checkpoint; the sizes at its border are guesses alone.
+    In the first half the optimizer goes on from the weights as they were before the projection, so that what was dropped can
+    come back (Lin et al. 2020, "Dynamic model pruning with feedback"): from 0 it would have to get past the border in one step.
+    These weights, and later the support, are parts of the optimizer's state, and so of every checkpoint; the sizes at the border
+    are guesses alone.
     """
 
     def __init__(self, penalty: Regularizer, weights: Sequence[Tensor], place: int | None, *, stacked: bool) -> None:
         super().__init__(penalty, weights, place, stacked=stacked)
         self._kept: list[int] = []
         self._guesses: list[float] = []
+        self._dense: list[Tensor] | None = None
         self._supports: list[Tensor] | None = None
+        self._state: object = None
 
     def lie(self) -> None:
         super().lie()
         self._kept = [self.penalty.kept(own.numel()) for own in self.places if isinstance(self.penalty, L0)]
         self._guesses = [0.0] * len(self.places)
 
-    def take_state(self, optimizer: torch.optim.Optimizer, flat: Flat | None, buffer: Tensor | None) -> None:
-        held = [optimizer.state[weight].get(SUPPORT) for weight in self.weights]
-        self._supports = self._laid([each for each in held if each is not None]) if held and held[0] is not None else None
+    def refill(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before the optimizer's step: the weights as they were before the last projection."""
+        if optimizer.state is not self._state:
+            self._state = optimizer.state
+            self._dense, self._supports = (self._held(optimizer, name) for name in (DENSE, SUPPORT))
+        if self._supports is None and self._dense is not None:
+            torch._foreach_copy_(self.places, self._dense)
 
     def shrink(self, optimizer: torch.optim.Optimizer, kind: Optimizer, *, late: bool) -> None:
-        if self._supports is not None:
+        if self._supports is None:
+            if self._dense is None:
+                self._dense = self._new(optimizer, DENSE)
+            torch._foreach_copy_(self._dense, self.places)
+            self._guesses = [project(own, kept, guess) for own, kept, guess in zip(self.places, self._kept, self._guesses, strict=True)]
+            if late:
+                self._supports = self._new(optimizer, SUPPORT)
+                for support, own in zip(self._supports, self.places, strict=True):
+                    support.copy_(own != 0)
+        else:
             torch._foreach_mul_(self.places, self._supports)
-            return
-        self._guesses = [project(own, kept, guess) for own, kept, guess in zip(self.places, self._kept, self._guesses, strict=True)]
-        if late:
-            held = [optimizer.state[weight].setdefault(SUPPORT, torch.zeros_like(weight)) for weight in self.weights]
-            self._supports = self._laid(held)
-            for support, own in zip(self._supports, self.places, strict=True):
-                support.copy_(own != 0)
+
+    def _held(self, optimizer: torch.optim.Optimizer, name: str) -> list[Tensor] | None:
+        held = [optimizer.state[weight][name] for weight in self.weights if name in optimizer.state[weight]]
+        return self._laid(held) if held else None
+
+    def _new(self, optimizer: torch.optim.Optimizer, name: str) -> list[Tensor]:
+        """A tensor along each parameter in the optimizer's state."""
+        return self._laid([optimizer.state[weight].setdefault(name, torch.zeros_like(weight)) for weight in self.weights])

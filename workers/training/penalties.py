@@ -36,6 +36,7 @@ class Penalties:
         self._bound = sorted(bound, key=lambda each: each.penalty.type if each.penalty.projects else "")
         self._steering = [each for each in self._bound if each.penalty.steers and not each.penalty.gated]
         self._shrinking = [each for each in self._bound if not each.penalty.steers]
+        self._projections = [each for each in self._bound if isinstance(each, Projection)]
         self._kind = specs[0].optimizer
         proximal = [] if apart else [each for each in self._bound if each.penalty.proximal]
         self._weights = list(dict.fromkeys(weight for each in proximal for weight in each.weights))
@@ -55,10 +56,12 @@ class Penalties:
     def __bool__(self) -> bool:
         return bool(self._bound)
 
-    def add_gradients(self) -> None:
+    def add_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Before clipping and the optimizer's step; without autograd, like `shrink`."""
         for each in self._steering:
             each.add_gradient()
+        for projection in self._projections:
+            projection.refill(optimizer)
 
     def shrink(self, optimizer: torch.optim.Optimizer, *, late: bool = False) -> None:
         """After the optimizer's step; `late` in the second half of the training."""

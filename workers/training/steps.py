@@ -33,7 +33,7 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
     with torch.no_grad():
         if task.gating is not None:
             task.gating.add_gradients()
-        task.penalties.add_gradients()
+        task.penalties.add_gradients(run.optimizer)
         if spec.gradient_clip is not None:
             spec.gradient_clip(task.parameters, members=network.members)
         run.optimizer.step()
