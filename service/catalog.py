@@ -20,6 +20,7 @@ from service.tricks.normalization import Preprocessing
 from service.tricks.optimization import GradientClip, Optimizer, Schedule
 from service.tricks.penalties import Regularizer
 from service.tricks.splits import Split
+from service.tricks.starting import Init
 from service.tricks.stopping import EarlyStopping
 from service.values import Value
 
@@ -40,6 +41,7 @@ PARTS: dict[str, type[Value]] = {
     "preprocessing": Preprocessing,
     "ensemble": Ensemble,
     "early_stopping": EarlyStopping,
+    "init": Init,
     "gradient_clip": GradientClip,
 }
 TAGS = ("type", "task", "method", "kind")

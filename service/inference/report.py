@@ -16,13 +16,8 @@ from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.inference.report_activations import activations
 from service.inference.report_normalization import constant_features, normalization
-<<<<<<< HEAD
 from service.inference.report_stopping import early_stopping
 from service.inference.report_targets import targets
-from service.nets.network import weights_of
-=======
-from service.inference.report_targets import targets
->>>>>>> 9fe3009 (L0 gates and projection, soft ties, shared layers, starting from a stored model)
 from service.tricks.modes import Asking, Axes, Mode
 
 MODES: tuple[Mode, ...] = ("single", "weight_scaled", "monte_carlo", "exact", "ensemble")
