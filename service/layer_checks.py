@@ -58,14 +58,19 @@ class Layers:
             chosen = set(penalty.over(self._names))
             if not chosen and not missing:
                 yield Flaw(where, CODE, f"it acts on no layer; there are {', '.join(self._names)}")
-            elif chosen and not learning(penalty, self._names, list(self._frozen)):
-                yield Flaw(where, CODE, f"it acts on {', '.join(sorted(chosen))}, which do not learn")
+            elif chosen and not self._learns(penalty):
+                yield Flaw(where, CODE, f"it acts on {', '.join(sorted(chosen))}, which have nothing to learn")
             twice = chosen & covered.setdefault(penalty.type, set())
             if twice:
                 yield Flaw(where, CODE, f"two of type {penalty.type} on {', '.join(sorted(twice))}")
             covered[penalty.type] |= chosen
             if not missing:
                 yield from self._own(penalty, where, chosen)
+
+    def _learns(self, penalty: Regularizer) -> bool:
+        """Whether anything that it acts on learns: layers may be frozen, or have another's weights."""
+        layers = learning(penalty, self._names, list(self._frozen))
+        return bool(weights_of(self._network, layers, everything=penalty.parameters == "all"))
 
     def _own(self, penalty: Regularizer, where: str, chosen: set[str]) -> Flaws:
         """What a kind has beside what all have."""
@@ -83,6 +88,9 @@ class Layers:
             weights = sum(weight.numel() for weight in weights_of(self._network, [name], everything=False))
             if isinstance(penalty.keep, int) and penalty.keep > weights:
                 yield Flaw(f"{where}/keep", CODE, f"{name} has {weights} weights")
+                return
+            if penalty.gated and self._network.saved:
+                yield Flaw(where, CODE, "the network's decoder is tied to its encoder, whose inputs cannot have gates")
                 return
             if penalty.gated and (name in self._frozen or any(name in group for group in self._shared)):
                 yield Flaw(where, CODE, f"{name} is {'frozen' if name in self._frozen else 'shared'}: it cannot have gates of its own")
@@ -121,7 +129,7 @@ class Layers:
             yield Flaw(f"{where}/layers", CODE, "some of them are frozen and some are not")
         shapes = [_parameters(self._shapes[name], everything=penalty.parameters == "all") for name in layers]
         for name, own in zip(layers, shapes, strict=True):
-            if own != shapes[0]:
+            if own != shapes[0] or not own:
                 yield Flaw(f"{where}/layers", CODE, f"{layers[0]} is {_said(shapes[0])} and {name} is {_said(own)}")
                 return
 

@@ -15,7 +15,8 @@ from service.inference.material import prepare
 from service.inference.model import Model, rebuild
 from service.inference.sources import read_sources
 from service.layer_checks import Stored, shapes_of
-from service.nets.network import saved_by_sharing, weights_of
+from service.nets.network import weights_of
+from service.nets.pruning import pruned
 from service.resolving import resolve
 from service.settings import Settings
 from service.spec import TrainSpec
@@ -77,7 +78,7 @@ def test_a_shared_layer_is_learnt_counted_and_saved_once(bench: Any, tmp_path: A
     trained = bench.train(made)
     network = trained.run.network
     assert len([p for group in trained.run.optimizer.param_groups for p in group["params"]]) == 6
-    assert saved_by_sharing(network) == 12 * 12 + 12
+    assert network.saved == 12 * 12 + 12
     assert [layer.parameters for layer in network.describe()] == [64 * 12 + 12, 12 * 12 + 12, 0, 12 * 10 + 10]
     squares = sum(float(p.detach().square().sum()) for p in network.parameters() if p.ndim == 2)
     assert Task(made, trained.run, CPU).penalties.values(0) == {"l2": pytest.approx(0.01 * squares, rel=1e-5)}
@@ -261,3 +262,47 @@ def test_only_what_is_named_has_to_fit(bench: Any, stored: Model) -> None:
     own, theirs = start(made, (0,), CPU).network.learned(), stored.networks[0].learned()
     assert torch.equal(own["trunk.hidden.1.linear.weight"], theirs["trunk.hidden.1.linear.weight"])
     assert build(made, None).learned().keys() == own.keys()
+
+
+TIED = {"dataset": "digits", "targets": [{"name": "input", "task": "reconstruction"}]}
+TIED["architecture"] = {"type": "autoencoder", "hidden": [16], "code": 4, "tied": True}
+
+
+@pytest.mark.parametrize(
+    ("penalty", "pointer"),
+    [
+        ({"type": "l0", "alpha": 0.1, "layers": ["encoder.*"]}, "/regularizers/0"),
+        ({"type": "l2", "alpha": 0.1, "layers": ["decoder.*"]}, "/regularizers/0"),
+        ({"type": "share", "layers": ["decoder.0", "head.input"]}, "/regularizers/0"),
+        ({"type": "tie", "between": ["encoder.0", "decoder.0"], "alpha": 0.1}, "/regularizers/0/between"),
+    ],
+)
+def test_what_has_the_weights_of_another_layer_has_none_to_act_on(bench: Any, penalty: Any, pointer: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        resolve({**TIED, "regularizers": [penalty]}, bench._source, Settings())
+    assert (refused.value.flaws[0].pointer, refused.value.flaws[0].code) == (pointer, "inconsistent-spec")
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_an_autoencoder_may_be_tied_softly_and_have_gates(bench: Any, stacked: bool) -> None:
+    """A decoder near the encoder's transpose, and a code behind gates, which keep its widths."""
+    penalties = [
+        {"type": "tie", "between": ["encoder.0", "head.input"], "transposed": True, "alpha": 1.0},
+        {"type": "l0", "alpha": 0.001, "layers": ["decoder.*"]},
+    ]
+    fields = {"targets": TIED["targets"], "architecture": {**TIED["architecture"], "tied": False}}
+    made = bench.material("digits", **fields, regularizers=penalties, epochs=6, ensemble={"size": 2})
+    run = start(made, (0, 1) if stacked else (0,), CPU, stacked=stacked)
+    everyone = list(run.members)
+    for _ in train(run, Task(made, run, CPU), tick_s=1e9):
+        pass
+    best = everyone[0].best
+    gap = best["trunk.encoder.0.weight"] - best["heads.0.weight"].T
+    assert float(gap.square().mean()) < 0.3 * float(best["heads.0.weight"].square().mean())
+    whole = made.build(None)
+    whole.load(best)
+    x, _ = made.rows(made.parts.test)
+    before = whole.eval()(x)["input"].detach()
+    (folded,), cut = pruned([whole])
+    assert cut is None
+    torch.testing.assert_close(folded.eval()(x)["input"], before, rtol=1e-5, atol=1e-5)
