@@ -19,8 +19,9 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
     fields = {field.name: field for field in description.fields}
     targets = spec.targets or ()
     names = [target.name for target in targets]
+    unseen = {**parts, "validation": 0} if spec.trains_on_validation else parts
     for i, target in enumerate(targets):
-        yield from (flaw._replace(pointer=f"/targets/{i}{flaw.pointer}") for flaw in target.misfits(description, parts))
+        yield from (flaw._replace(pointer=f"/targets/{i}{flaw.pointer}") for flaw in target.misfits(description, unseen))
         if target.name in names[:i]:
             yield Flaw(f"/targets/{i}/name", "inconsistent-spec", f"the target {target.name!r} is named twice")
     yield from _features(spec, description, [target.name for target in targets if not target.from_inputs], fields)
@@ -28,11 +29,9 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
     yield from _training(spec, parts, warnings)
     if spec.ensemble.selection is not None and spec.ensemble.size == 1:
         yield Flaw("/ensemble/selection", "inconsistent-spec", "of one member there is nobody to select")
-    elif spec.ensemble.selection is not None and not parts["validation"]:
-        yield Flaw("/ensemble/selection", "inconsistent-spec", "members are selected on validation rows, and there are none")
-    elif spec.ensemble.selection is not None and spec.trains_on_validation:
-        then = "members are selected on validation rows, and these have all been trained on in the end"
-        yield Flaw("/ensemble/selection", "inconsistent-spec", then)
+    elif spec.ensemble.selection is not None and not unseen["validation"]:
+        none = "members are selected on validation rows that are never trained on, and there are none"
+        yield Flaw("/ensemble/selection", "inconsistent-spec", none)
 
 
 def widths(targets: Sequence[Target], columns: Columns, counts: Sequence[int]) -> Flaws:

@@ -80,7 +80,9 @@ class Classification(Head):
         ):
             yield Flaw("/name", "invalid-data", f"{self.name!r} has fewer than two classes")
         if not parts["validation"] and getattr(self.decision, "threshold", None) == "validation":
-            yield Flaw("/decision/threshold", "inconsistent-spec", "a threshold is chosen on validation rows, and there are none")
+            yield Flaw(
+                "/decision/threshold", "inconsistent-spec", "a threshold is chosen on validation rows never trained on, and there are none"
+            )
 
     def unfit(self, columns: Columns, width: int) -> Iterator[Flaw]:
         if width > MOST_CLASSES:

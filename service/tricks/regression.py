@@ -98,7 +98,7 @@ class Regression(Head):
         elif self.output == "tanh" and field.min is not None and field.max is not None and (field.min < -1 or field.max > 1):
             yield Flaw("/output", "inconsistent-spec", f"{self.name!r} runs from {field.min:g} to {field.max:g}, and tanh from -1 to 1")
         if self.noise_std == "validation" and not parts["validation"]:
-            yield Flaw("/noise_std", "inconsistent-spec", "the noise is measured on validation rows, and there are none")
+            yield Flaw("/noise_std", "inconsistent-spec", "the noise is measured on validation rows never trained on, and there are none")
 
     def labelled(self, given: Given) -> Labelled:
         values = numbers_of(given.columns, given.columns.description.field(self.name))

@@ -106,6 +106,11 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"early_stopping": {"then": "continue", "cap_epochs": 0}}, "value-out-of-range", "/early_stopping/cap_epochs"),
     ({"early_stopping": {"then": "continue", "cap_epochs": 10**9}}, "value-out-of-range", "/early_stopping/cap_epochs"),
     ({"early_stopping": {"then": "retrain"}, "split": {"test": 0.2}}, "inconsistent-spec", "/early_stopping"),
+    (
+        {"early_stopping": {"then": "retrain"}, "dataset": "diabetes", "targets": [{"name": "target", "noise_std": "validation"}]},
+        "inconsistent-spec",
+        "/targets/0/noise_std",
+    ),
     ({"early_stopping": {"monitor": "adversarial_loss"}}, "inconsistent-spec", "/early_stopping/monitor"),
     (
         {"early_stopping": {"then": "continue"}, "ensemble": {"size": 2, "selection": "greedy"}},
