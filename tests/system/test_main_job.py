@@ -76,6 +76,9 @@ def test_the_report_has_its_keys_and_the_ensemble_formula_holds(desk: Desk, job:
     assert report["modes"]["ensemble"]["accuracy"] > 0.8
     assert sum(map(sum, report["confusion_matrix"]["matrix"])) == 270
     assert report["modes"]["single"] == report["modes"]["weight_scaled"]
+    assert 0 < report["invariance"]["gaussian_noise"] < 0.1
+    assert [point["sigma"] for point in report["noise"]["by_sigma"]] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    assert report["noise"]["by_sigma"][0]["value"] > report["noise"]["by_sigma"][-1]["value"]
 
 
 def test_the_rows_of_bagged_members_and_the_pictures_of_averages_are_handed_out(desk: Desk, job: dict[str, Any]) -> None:
@@ -87,7 +90,7 @@ def test_the_rows_of_bagged_members_and_the_pictures_of_averages_are_handed_out(
     assert ensemble["out_of_bag_rows"]["excluded"] == len(seen_by_all)
     assert ensemble["out_of_bag_rows"]["rows"] == 1257 - len(seen_by_all)
     assert ensemble["cost"]["training_steps"]["ensemble"] == 3 * 25 * 20
-    for name in ("ensemble.svg", "dropout.svg"):
+    for name in ("ensemble.svg", "dropout.svg", "augmentation.svg"):
         picture = desk.http.get(model["links"][name]).raise_for_status()
         assert picture.headers["content-type"] == "image/svg+xml"
     way = desk.report(job)["dropout"]["convergence"]["by_samples"]
