@@ -20,6 +20,7 @@ from service.tricks.normalization import Preprocessing
 from service.tricks.optimization import GradientClip, Optimizer, Schedule
 from service.tricks.penalties import Regularizer
 from service.tricks.splits import Split
+from service.tricks.starting import Init
 from service.tricks.stopping import EarlyStopping
 from service.values import Value
 
@@ -40,6 +41,7 @@ PARTS: dict[str, type[Value]] = {
     "preprocessing": Preprocessing,
     "ensemble": Ensemble,
     "early_stopping": EarlyStopping,
+    "init": Init,
     "gradient_clip": GradientClip,
 }
 TAGS = ("type", "task", "method", "kind")
@@ -61,7 +63,11 @@ def tag_of(kind: type[Value]) -> tuple[str, str]:
 
 
 def example(kind: type[Value]) -> dict[str, Any]:
-    """The shortest valid spec of a kind: its tag and its required fields, with the examples they declare."""
+    """The shortest valid spec of a kind: what it gives itself, else its tag and its required fields, with the examples they declare."""
+    extra = kind.model_config.get("json_schema_extra")
+    own = extra.get("example") if isinstance(extra, dict) else None
+    if isinstance(own, dict):
+        return dict(own)
     named = dict([tag_of(kind)]) if any(tag in kind.model_fields for tag in TAGS) else {}
     required = {name: field for name, field in kind.model_fields.items() if field.default is PydanticUndefined and field.is_required()}
     return named | {name: (field.examples or [None])[0] for name, field in required.items()}

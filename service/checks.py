@@ -1,12 +1,10 @@
 """Contradictions within a spec: flaws that refuse it, warnings that do not."""
 
-import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from service.errors import Flaw, Invalid
 from service.estimate import Cost, slot_memory
-from service.nets.base import LayerInfo
 from service.settings import Settings
 from service.spec import TrainSpec
 
@@ -26,24 +24,9 @@ def as_name(text: str) -> str:
     return name if name and not re.match(r"ds_|job_|mdl_|key_", name) else f"model-{name}"[:64]
 
 
-def network(spec: TrainSpec, layers: Sequence[LayerInfo], warnings: list[Flaw]) -> Flaws:
-    """What a spec says of layers that do not exist, or says twice."""
-    names, tied = [layer.name for layer in layers], {layer.name for layer in layers if layer.type == "transposed"}
-    covered: dict[str, set[str]] = {}
-    for i, penalty in enumerate(spec.regularizers):
-        for j, pattern in enumerate(penalty.layers or ()):
-            if not fnmatch.filter(names, pattern):
-                yield Flaw(f"/regularizers/{i}/layers/{j}", "inconsistent-spec", f"no layer {pattern!r}; there are {', '.join(names)}")
-        chosen = set(matching(penalty.layers, names, spare_heads=penalty.spares_heads))
-        if not chosen:
-            yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"it acts on no layer; there are {', '.join(names)}")
-        if chosen and chosen <= tied and penalty.parameters == "weights":
-            message = f"{', '.join(sorted(chosen))} have another layer's weights and none of their own; name that one, or parameters: all"
-            yield Flaw(f"/regularizers/{i}/layers", "inconsistent-spec", message)
-        twice = chosen & covered.setdefault(penalty.type, set())
-        if twice:
-            yield Flaw(f"/regularizers/{i}", "inconsistent-spec", f"two of type {penalty.type} on {', '.join(sorted(twice))}")
-        covered[penalty.type] |= chosen
+def network(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
+    """What of a network may surprise."""
+    yield from ()
     if spec.architecture.normalizes and spec.drops:
         warnings.append(
             Flaw(
@@ -68,7 +51,7 @@ def reconstruction(spec: TrainSpec) -> Flaws:
 def vary(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
     """Values for members where the spec has nothing that takes them; values for more members than there are are a warning."""
     lists = dict(spec.ensemble.vary.lists()) if spec.ensemble.vary is not None else {}
-    strengths = [i for i, penalty in enumerate(spec.regularizers) if "alpha" in type(penalty).model_fields]
+    strengths = [i for i, penalty in enumerate(spec.regularizers) if getattr(penalty, "alpha", None) is not None]
     dropout = spec.architecture.dropout
     if "dropout" in lists and not spec.architecture.droppable:
         yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the network has no hidden layer, and so no unit to drop")
@@ -86,13 +69,6 @@ def vary(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
                     f"{len(values)} values for {spec.ensemble.size} members; the last are never taken",
                 )
             )
-
-
-def matching(patterns: Sequence[str] | None, names: Sequence[str], *, spare_heads: bool = False) -> list[str]:
-    """The layers that shell patterns name, in the network's order; None means all (or all but the heads)."""
-    if patterns is None:
-        return [name for name in names if not (spare_heads and name.startswith("head."))]
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def size(spec: TrainSpec, shape: tuple[int, ...], settings: Settings) -> Flaws:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from service import checks, data_checks, invariance_checks
+from service import checks, data_checks, invariance_checks, layer_checks
 from service.catalog import kinds, tag_of
 from service.data.columns import Columns
 from service.data.encoding import expected_shape
@@ -18,6 +18,7 @@ from service.data.fields import Description, Field
 from service.errors import Flaw, Invalid, NotFound
 from service.estimate import Cost, Load, cost_of, second_phase
 from service.flaws import flaws_of
+from service.layer_checks import Stored
 from service.nets import Architecture
 from service.nets.architecture import Drawing
 from service.nets.base import LayerInfo
@@ -27,6 +28,7 @@ from service.spec import JobSpec, RobustnessSpec, TrainSpec
 from service.tricks import splits
 from service.tricks.bagging import Ensemble
 from service.tricks.normalization import Normalize
+from service.tricks.penalties import Regularizer
 from service.tricks.splits import GIVEN, Split
 
 _JOB: TypeAdapter[TrainSpec | RobustnessSpec] = TypeAdapter(JobSpec)
@@ -54,6 +56,13 @@ class Plan(NamedTuple):
     cost: Cost
     shards: tuple[tuple[int, ...], ...]
     warnings: tuple[Flaw, ...]
+    models: tuple[str, ...] = ()
+    """Ids of the stored models that it refers to."""
+
+
+def no_models(ref: str) -> Stored:
+    """Where there is no model to refer to."""
+    raise NotFound(f"there is no model {ref}")
 
 
 def parse(raw: Any) -> TrainSpec | RobustnessSpec:
@@ -65,7 +74,7 @@ def parse(raw: Any) -> TrainSpec | RobustnessSpec:
         raise Invalid(flaws_of(error, filled, model=JobSpec)) from error
 
 
-def resolve(raw: Any, lookup: Callable[[str], Source], settings: Settings) -> Plan:
+def resolve(raw: Any, lookup: Callable[[str], Source], settings: Settings, models: Callable[[str], Stored] = no_models) -> Plan:
     """The plan of a training job; raises Invalid with every flaw that was found."""
     source, flaw = _source(raw, lookup)
     warnings: list[Flaw] = []
@@ -77,7 +86,23 @@ def resolve(raw: Any, lookup: Callable[[str], Source], settings: Settings) -> Pl
         raise Invalid([*([flaw] if flaw else []), *error.flaws]) from error
     if flaw is not None or source is None or isinstance(spec, RobustnessSpec):
         raise Invalid([flaw or Flaw("/kind", "unknown-choice", "this kind of job is planned elsewhere")])
-    return _plan(spec, raw, source, settings, warnings)
+    spec, stored = _referred(spec, models)
+    return _plan(spec, raw, source, settings, warnings, stored)
+
+
+def _referred(spec: TrainSpec, models: Callable[[str], Stored]) -> tuple[TrainSpec, dict[str, Stored]]:
+    """The spec with the ids of the stored models that it refers to, and what is known of these; raises Invalid."""
+    found: dict[str, Stored] = {}
+    flaws = []
+    for pointer, ref in layer_checks.referred(spec):
+        try:
+            found[ref] = models(ref)
+        except NotFound:
+            flaws.append(Flaw(pointer, "not-found", "there is no such model"))
+    if flaws:
+        raise Invalid(flaws)
+    ids = {ref: stored.id for ref, stored in found.items()}
+    return layer_checks.with_ids(spec, ids), {stored.id: stored for stored in found.values()}
 
 
 def _source(raw: Any, lookup: Callable[[str], Source]) -> tuple[Source | None, Flaw | None]:
@@ -138,7 +163,9 @@ def _distributes(field: Field, source: Source) -> bool:
     return bool(len(known) and np.allclose(known, 1.0, atol=1e-6))
 
 
-def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settings, warnings: list[Flaw]) -> Plan:
+def _plan(
+    spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settings, warnings: list[Flaw], stored: dict[str, Stored]
+) -> Plan:
     description = source.description
     spec, parts = _split(spec, raw, description)
     checks.refuse(checks.reconstruction(spec), data_checks.data(spec, description, parts, warnings))
@@ -146,7 +173,9 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     shape = expected_shape(spec.inputs_of(description), spec.features)
     augmenting = invariance_checks.augmentation(spec, shape, description.invariances, warnings)
     checks.refuse(checks.size(spec, shape, settings), augmenting)
-    network = blueprint(spec, source)
+    bare = blueprint(spec, source)
+    wrong = list(layer_checks.Layers(spec, bare, stored).flaws())
+    network = bare if wrong or not spec.regularizers else blueprint(spec, source, spec.regularizers)
     batch, shards = len_batch(spec, parts["train"]), _shards(spec.ensemble, settings.shards)
     inputs = spec.inputs_of(description)
     load = Load(
@@ -164,9 +193,13 @@ def _plan(spec: TrainSpec, raw: dict[str, Any], source: Source, settings: Settin
     constant = [field.name for field in inputs if field.name in description.audit.constant]
     if constant:
         warnings.append(Flaw("/features", "constant-feature", f"{', '.join(constant)} never changes; it is shifted and divided by 1"))
-    checks.refuse(checks.vary(spec, warnings), checks.network(spec, layers, warnings), checks.costs(spec, cost, settings, _machine_bytes()))
+    checks.refuse(
+        iter(wrong), checks.vary(spec, warnings), checks.network(spec, warnings), checks.costs(spec, cost, settings, _machine_bytes())
+    )
     resolved = _filled(spec, source, tuple(layer.name for layer in layers), batch)
-    return Plan(resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings))
+    return Plan(
+        resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings), tuple(stored)
+    )  # fmt: skip
 
 
 def _split(spec: TrainSpec, raw: dict[str, Any], description: Description) -> tuple[TrainSpec, dict[str, int]]:
@@ -205,8 +238,11 @@ def len_batch(spec: TrainSpec, train: int) -> int:
     return int(spec.batch_size) if spec.batch_size is not None else max(1, min(64, train))
 
 
-def blueprint(spec: TrainSpec, source: Source) -> Network:
-    """The network on the meta device, without memory: for shapes and counts; raises Invalid for too many classes."""
+def blueprint(spec: TrainSpec, source: Source, regularizers: tuple[Regularizer, ...] = ()) -> Network:
+    """The network on the meta device, without memory: for shapes and counts; raises Invalid for too many classes.
+
+    With `regularizers` its layers have the gates, and share the parameters, that these say.
+    """
     targets = spec.targets or ()
     shape = expected_shape(spec.inputs_of(source.description), spec.features)
     columns = Columns(source.folder)
@@ -215,16 +251,12 @@ def blueprint(spec: TrainSpec, source: Source) -> Network:
     with torch.device("meta"):
         plain = Normalize(torch.zeros(1), torch.ones(1))
         scales = [Scale(torch.zeros(1), torch.ones(1)) for _ in targets]
-        return Network(NetworkSpec(spec.architecture, shape, targets, widths), plain, scales, None)
+        return Network(NetworkSpec(spec.architecture, shape, targets, widths, regularizers), plain, scales, None)
 
 
 def _filled(spec: TrainSpec, source: Source, layers: tuple[str, ...], batch: int) -> TrainSpec:
     """The spec with names, layers and numbers in place of what was left open."""
-    hidden = tuple(name for name in layers if not name.startswith("head."))
-    regularizers = tuple(
-        penalty if penalty.layers is not None else penalty.model_copy(update={"layers": hidden if penalty.spares_heads else layers})
-        for penalty in spec.regularizers
-    )
+    regularizers = tuple(penalty.filled(layers) for penalty in spec.regularizers)
     name = spec.name or checks.as_name(source.name)
     return spec.model_copy(update={"name": name, "regularizers": regularizers, "batch_size": spec.batch_size or batch})
 

@@ -14,13 +14,14 @@ from service.tricks.adversarial import AdversarialTraining
 from service.tricks.attacks import Attack
 from service.tricks.augmentation import Augmentation
 from service.tricks.bagging import Ensemble
-from service.tricks.choices import AtMost, Only, refuse
+from service.tricks.choices import AtMost, refuse
 from service.tricks.modes import Asking
 from service.tricks.multitask import Target
 from service.tricks.normalization import Preprocessing
 from service.tricks.optimization import Adam, Constant, GradientClip, Optimizer, Schedule
 from service.tricks.penalties import Regularizer
 from service.tricks.splits import Split
+from service.tricks.starting import Init
 from service.tricks.stopping import EarlyStopping
 from service.values import ITEMS, NAME, Seed, Value
 
@@ -111,7 +112,7 @@ class TrainSpec(_Job):
     """Training on rows moved against the network."""
     ensemble: Ensemble = Ensemble()
     """Members."""
-    init: Annotated[Any, Only(None)] = None
+    init: Init | None = None
     """A stored model to start from."""
     optimizer: Optimizer = Adam()
     """How weights move."""
@@ -144,7 +145,7 @@ class TrainSpec(_Job):
             changed["architecture"] = self.architecture.dropping(own["dropout"])
         if "alpha" in own:
             changed["regularizers"] = tuple(
-                penalty.model_copy(update={"alpha": own["alpha"]}) if "alpha" in type(penalty).model_fields else penalty
+                penalty.model_copy(update={"alpha": own["alpha"]}) if getattr(penalty, "alpha", None) is not None else penalty
                 for penalty in self.regularizers
             )
         return self.model_copy(update=changed) if changed else self

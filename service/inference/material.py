@@ -1,6 +1,6 @@
 """A dataset as a network sees it: encoded inputs, labels, parts, and the normalizers of the training rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from service.data.columns import Columns
 from service.data.encoding import Encoding, fit
 from service.data.labels import labels_of
+from service.inference.sources import Sources, source_of, take_over
 from service.nets.network import Network, NetworkSpec, Scale
 from service.spec import TrainSpec
 from service.tricks import splits
@@ -40,6 +41,8 @@ class Material:
     """The targets with what their losses take from the training rows; empty: those of the spec."""
     weights: Tensor | None = None
     """What each row counts in the training loss [N]; None: all alike."""
+    sources: Sources = field(default_factory=dict)
+    """The members of the stored models that the spec refers to, by id."""
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -76,7 +79,10 @@ class Material:
     def initial(self, member: int) -> Network:
         """The member's network before its first step."""
         seed = self.spec.ensemble.seed(member, "init", seed=self.spec.seed)
-        return self.build(torch.Generator().manual_seed(seed), member=member)
+        network = self.build(torch.Generator().manual_seed(seed), member=member)
+        if self.spec.init is not None:
+            take_over(self.spec.init, network, source_of(self.sources, self.spec.init.model, member))
+        return network
 
     @property
     def movable(self) -> Tensor | None:
@@ -90,8 +96,8 @@ class Material:
         return self.encoding.array.kind if self.encoding.array else "table"
 
 
-def prepare(spec: TrainSpec, columns: Columns) -> Material:
-    """The material of a resolved spec."""
+def prepare(spec: TrainSpec, columns: Columns, sources: Sources | None = None) -> Material:
+    """The material of a resolved spec, with the stored models that it refers to."""
     targets = spec.targets or ()
     description = columns.description
     parts = draw_parts(spec, columns)
@@ -102,9 +108,10 @@ def prepare(spec: TrainSpec, columns: Columns) -> Material:
     given = Given(columns, parts.train, inputs, preprocess, spec.preprocessing.normalize_targets)
     read = {target.name: target.labelled(given) for target in targets}
     train = torch.from_numpy(parts.train)
+    frozen = spec.init.freeze if spec.init is not None else ()
     return Material(
         spec,
-        NetworkSpec(spec.architecture, encoding.shape, targets, tuple(each.width for each in read.values())),
+        NetworkSpec(spec.architecture, encoding.shape, targets, tuple(each.width for each in read.values()), spec.regularizers, frozen),
         encoding,
         preprocess,
         tuple(Scale(each.mean, each.std) for each in read.values()),
@@ -115,6 +122,7 @@ def prepare(spec: TrainSpec, columns: Columns) -> Material:
         {name: each.originals for name, each in read.items() if each.originals is not None},
         tuple(target.fitted(read[target.name].labels[train], read[target.name].classes) for target in targets),
         _sample_weights(spec, columns),
+        sources or {},
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from service.data.encoding import Encoding
 from service.nets.base import Linear
 from service.nets.network import Network, NetworkSpec, Scale, stack, stackable
+from service.nets.pruning import Cut, served
 from service.spec import TrainSpec
 from service.tricks.decisions import Rule, Threshold
 from service.tricks.multitask import Target
@@ -66,6 +67,8 @@ class Model:
     """The members' weights in an answer of all, where selection chose them."""
     settled: Mapping[str, Settled] = field(default_factory=dict)
     """By target, what was chosen on validation rows after training."""
+    cut: Cut | None = None
+    """What the members' layers were cut to, where closed gates were taken out."""
     _forms: Forms = field(default_factory=Forms, init=False, repr=False, compare=False)
 
     @property
@@ -136,7 +139,18 @@ class Model:
             "numbers": self.numbers or tuple(range(self.size)),
             "weights": self.weights,
             **({"settled": {name: settled.dump() for name, settled in self.settled.items()}} if self.settled else {}),
+            "cut": self.cut._asdict() if self.cut is not None else None,
         }
+
+    def aliases(self) -> dict[str, str]:
+        """Names that stand for tensors of other names: those of parameters that several layers share."""
+        found: dict[str, str] = {}
+        for i, network in enumerate(self.networks):
+            first: dict[Tensor, str] = {}
+            for name, tensor in network.named_parameters(prefix=f"members.{i}", remove_duplicate=False):
+                if (kept := first.setdefault(tensor, name)) != name:
+                    found[name] = kept
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors of all members by name; normalizers are shared and stand once."""
@@ -159,7 +173,9 @@ def rebuild(resolved: Mapping[str, Any], description: Mapping[str, Any], content
     targets = spec.targets or ()
     numbers = tuple(description.get("numbers", range(description["members"])))
     shape, widths = tuple(description["shape"]), tuple(description["widths"])
-    specs = [NetworkSpec(spec.of(number).architecture, shape, targets, widths) for number in numbers]
+    cut = Cut(tuple(description["cut"]["widths"]), description["cut"]["reads"]) if description.get("cut") is not None else None
+    whole = [NetworkSpec(spec.of(number).architecture, shape, targets, widths, spec.regularizers) for number in numbers]
+    specs = [served(each, cut) for each in whole]
     preprocess = Normalize(tensors["preprocess.shift"], tensors["preprocess.scale"])
     scales = [Scale(tensors[f"scales.{i}.mean"], tensors[f"scales.{i}.std"]) for i in range(len(targets))]
     networks = tuple(_member(each, preprocess, scales, tensors, i) for i, each in enumerate(specs))
@@ -167,7 +183,7 @@ def rebuild(resolved: Mapping[str, Any], description: Mapping[str, Any], content
     weights = tuple(description["weights"]) if description.get("weights") is not None else None
     settled = {name: Settled.model_validate(found) for name, found in description.get("settled", {}).items()}
     encoding = Encoding.model_validate(description["encoding"])
-    return Model(spec, encoding, classes, networks, description["best"], numbers, weights, settled)
+    return Model(spec, encoding, classes, networks, description["best"], numbers, weights, settled, cut)
 
 
 def _member(spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], tensors: Mapping[str, Tensor], i: int) -> Network:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.checks import matching
+from service.inference import report_sparsity
 from service.inference.dropout_report import dropout
 from service.inference.ensemble_report import ensemble
 from service.inference.measuring import Found, Inquiry, jsonable_object, temperature
@@ -18,7 +18,6 @@ from service.inference.report_invariance import invariance, noise
 from service.inference.report_normalization import constant_features, normalization
 from service.inference.report_stopping import early_stopping
 from service.inference.report_targets import targets
-from service.nets.network import weights_of
 from service.tricks.modes import Asking, Axes, Mode
 
 MODES: tuple[Mode, ...] = ("single", "weight_scaled", "monte_carlo", "exact", "ensemble")
@@ -53,8 +52,9 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "reconstruction": _reconstruction(inquiry, splits),
             "constant_features": constant_features(material),
             "activations": activations(inquiry),
-            "sparsity": _sparsity(model),
-            "penalties": _penalties(model),
+            "sparsity": report_sparsity.sparsity(inquiry),
+            "penalties": report_sparsity.penalties(inquiry),
+            "gates": report_sparsity.gates(inquiry),
             "confusion_matrix": _confusion(inquiry, axes) if tested else None,
             "invariance": invariance(inquiry) if tested else {},
             "noise": noise(inquiry) if tested else None,
@@ -122,30 +122,6 @@ def _reconstruction(inquiry: Inquiry, splits: dict[str, Found]) -> dict[str, Any
         return None
     prefix = "" if len(inquiry.targets) == 1 else f"{mirrored}."
     return {"target": mirrored, "split": part, **{name: splits[part][prefix + name] for name in ("error_normalized", "error_original")}}
-
-
-def _sparsity(model: Model) -> dict[str, float]:
-    """The share of weights that are exactly 0, by layer, mean over members."""
-    shares: dict[str, float] = {}
-    for network in model.networks:
-        for name in network.layers():
-            weights = weights_of(network, [name], everything=False)
-            if not weights:  # a tied layer's are another's
-                continue
-            zeros = sum(int((weight == 0).sum()) for weight in weights) / max(1, sum(weight.numel() for weight in weights))
-            shares[name] = shares.get(name, 0.0) + zeros / model.size
-    return shares
-
-
-def _penalties(model: Model) -> dict[str, float]:
-    """Each penalty's part of the objective at the kept weights, mean over members."""
-    found: dict[str, float] = {}
-    for i, network in enumerate(model.networks):
-        for penalty in model.spec_of(i).regularizers:
-            layers = matching(penalty.layers, list(network.layers()), spare_heads=penalty.spares_heads)
-            value = float(penalty.value(weights_of(network, layers, everything=penalty.parameters == "all")))
-            found[penalty.type] = found.get(penalty.type, 0.0) + value / model.size
-    return found
 
 
 def _confusion(inquiry: Inquiry, axes: Axes) -> dict[str, Any] | None:

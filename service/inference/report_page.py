@@ -136,10 +136,13 @@ def _decision(found: Any) -> str:
 
 
 def _weights(measured: Found) -> Html:
-    """Penalties at the kept weights, and weights that are exactly 0."""
-    penalties, sparsity = measured["penalties"], measured["sparsity"]
+    """Penalties at the kept weights, weights that are gone, gates that stayed open, and what sharing saved."""
+    penalties, sparsity, gates = measured["penalties"], measured["sparsity"], measured.get("gates")
     paid = [table(("penalty", "part of the objective"), penalties.items())] if penalties else []
-    return section("Weights", *paid, table(("layer", "weights exactly 0"), ((name, f"{share:.1%}") for name, share in sparsity.items())))
+    rows = ((name, found["inputs"], sum(found["open"]) / len(found["open"])) for name, found in (gates or {}).items())
+    read = [table(("layer with gates", "inputs", "of these read"), rows)] if gates else []
+    shares = table(("layer", "weights 0 or taken out"), ((name, f"{share:.1%}") for name, share in sparsity.items()))
+    return section("Weights", *paid, shares, *read)
 
 
 def _augmentation(measured: Found, svg: bytes | None) -> Html:

@@ -85,6 +85,10 @@ class Drawing(Value):
         rates = self.dropout
         return rates is not None and (rates.input > 0 or rates.channel > 0 or any(rates.hidden_rates(self.droppable)))
 
+    def narrowed(self, widths: tuple[int, ...]) -> Self | None:
+        """The same with these widths of its hidden layers; None where units cannot be taken out."""
+        return None
+
     def dropping(self, rate: float) -> Self:
         """The same with this rate of dropping for all hidden units; inputs keep theirs."""
         return self.model_copy(update={"dropout": (self.dropout or Dropout()).model_copy(update={"hidden": rate})})

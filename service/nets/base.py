@@ -66,7 +66,7 @@ class Linear(nn.Linear):
 class BatchNorm(nn.BatchNorm1d):
     """nn.BatchNorm1d of features [.., N, F], whose gains and statistics are [K, F] in a stack.
 
-    A batch of one row has no variance of its own and takes the running statistics.
+    A batch of one row has no variance of its own and takes the running statistics, as a frozen layer does.
     """
 
     def __init__(self, features: int) -> None:
@@ -83,7 +83,7 @@ class BatchNorm(nn.BatchNorm1d):
         return normed.transpose(0, 1).view(x.shape)
 
     def _normalized(self, x: Tensor) -> Tensor:
-        learns = self.training and len(x) > 1
+        learns = self.training and len(x) > 1 and self.weight.requires_grad
         if self.running_mean is None or self.running_var is None or self.momentum is None:
             raise TypeError("running statistics are kept")
         mean, variance = self.running_mean.view(-1), self.running_var.view(-1)

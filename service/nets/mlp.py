@@ -56,6 +56,9 @@ class MLP(Drawing):
     def droppable(self) -> int:
         return len(self.hidden)
 
+    def narrowed(self, widths: tuple[int, ...]) -> "MLP | None":
+        return None if self.residual else self.model_copy(update={"hidden": widths})
+
     @property
     def start(self) -> Literal["torch", "he", "glorot"]:
         return self.init

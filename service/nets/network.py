@@ -6,20 +6,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from service.nets import Architecture
+from service.nets import Architecture, forms
 from service.nets.base import BatchNorm, LayerInfo, Linear, Transposed
+from service.nets.gates import Gated
 from service.tricks.dropout import SCALED, Gate, Site
 from service.tricks.multitask import Distribution, LearnedWeight, Reconstruction, Target
 from service.tricks.normalization import Normalize
+from service.tricks.penalties import Regularizer
 
 
 class NetworkSpec(NamedTuple):
-    """What a network is built from: inputs of `shape`, and each target with its classes or dimensions."""
+    """What a network is built from: inputs of `shape`, each target with its classes or dimensions, and what tricks make of its layers."""
 
     architecture: Architecture
     shape: tuple[int, ...]
     targets: tuple[Target, ...]
     widths: tuple[int, ...]
+    regularizers: tuple[Regularizer, ...] = ()
+    """Those that give layers gates or make them one have an effect on what is built."""
+    frozen: tuple[str, ...] = ()
+    """Names or patterns of layers that do not learn."""
+    reads: int | None = None
+    """How many of the inputs it reads, where some were cut off; None: all, in their shape."""
 
 
 class Scale(nn.Module):
@@ -37,23 +45,29 @@ class Scale(nn.Module):
 class Network(nn.Module):
     """One member: everything above it speaks in the inputs' and the targets' own units."""
 
+    reads: Tensor | None
+    """The numbers of the inputs that are read, flat and row-major; None: all."""
+
     def __init__(self, spec: NetworkSpec, preprocess: Normalize, scales: Sequence[Scale], generator: torch.Generator | None) -> None:
         super().__init__()
         self.spec = spec
         self.preprocess = preprocess
         self.scales, self._units = nn.ModuleList(scales), tuple(scales)
-        self.trunk = spec.architecture.build(spec.shape, generator)
+        self.register_buffer("reads", None if spec.reads is None else torch.zeros(spec.reads, dtype=torch.int64))
+        self.trunk = spec.architecture.build(spec.shape if spec.reads is None else (spec.reads,), generator)
         how = spec.architecture.start
         self.heads = nn.ModuleList(
             self.trunk.head(target.task, target.outputs(width), how=how, generator=generator)
             for target, width in zip(spec.targets, spec.widths, strict=True)
         )
         self.shares = nn.ModuleList(LearnedWeight() for target in spec.targets if target.weight == "learned")
+        forms.form(self, self.layers(), spec.regularizers, generator)
+        forms.freeze(self.layers(), spec.frozen)
         self._linear = tuple(module for module in self.modules() if isinstance(module, Linear))[:1]
 
     def forward(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Tensor]:
         """Raw outputs by target [.., N, outputs], after `logit_scale` of logits and tanh of numbers, where asked."""
-        features = self.trunk(self.preprocess(x), gate)
+        features = self.trunk(self.preprocess(x) if self.spec.reads is None else self._read(x), gate)
         said: dict[str, Tensor] = {}
         for target, head, scale in zip(self.spec.targets, self.heads, self._units, strict=True):
             if isinstance(target, Reconstruction):
@@ -61,6 +75,11 @@ class Network(nn.Module):
             else:
                 said[target.name] = self._finished(target, head(features))
         return said
+
+    def _read(self, x: Tensor) -> Tensor:
+        """The normalized inputs that are read, flat."""
+        flat: Tensor = self.preprocess(x).flatten(-max(len(self.spec.shape), 1))
+        return flat[..., self.reads]
 
     def _finished(self, target: Target, raw: Tensor) -> Tensor:
         if target.says == "classes":
@@ -70,7 +89,7 @@ class Network(nn.Module):
 
     def code(self, x: Tensor) -> Tensor:
         """The features [.., N, F] of rows, weight-scaled: of an autoencoder the code."""
-        features: Tensor = self.trunk(self.preprocess(x), SCALED)
+        features: Tensor = self.trunk(self.preprocess(x) if self.spec.reads is None else self._read(x), SCALED)
         return features
 
     def distributions(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Distribution]:
@@ -107,7 +126,9 @@ class Network(nn.Module):
     @property
     def saved(self) -> int:
         """Parameters that it would have besides, were none used twice."""
-        return sum(module.shared for module in self.modules() if isinstance(module, Transposed)) // (self.members or 1)
+        transposed = sum(module.shared for module in self.modules() if isinstance(module, Transposed))
+        again = sum(p.numel() for _, p in self.named_parameters(remove_duplicate=False)) - sum(p.numel() for p in self.parameters())
+        return (transposed + again) // (self.members or 1)
 
     def learned(self) -> dict[str, Tensor]:
         """Parameters and running statistics of this member by name: what distinguishes it from its siblings."""
@@ -119,12 +140,16 @@ class Network(nn.Module):
         self.load_state_dict(tensors, strict=False)
 
     def describe(self) -> tuple[LayerInfo, ...]:
-        """Each layer with its output's shape and its parameters."""
+        """Each layer with its output's shape and its parameters; what layers share counts at the first of them."""
         heads = {f"head.{target.name}": (_outputs(head),) for target, head in zip(self.spec.targets, self.heads, strict=True)}
         shapes = {**self.trunk.shapes(), **heads}
-        return tuple(
-            LayerInfo(name, _sort(layer), shapes[name], sum(p.numel() for p in layer.parameters())) for name, layer in self.layers().items()
-        )
+        counted: set[Tensor] = set()
+        found = []
+        for name, layer in self.layers().items():
+            own = set(layer.parameters()) - counted
+            counted |= own
+            found.append(LayerInfo(name, _sort(layer), shapes[name], sum(p.numel() for p in own)))
+        return tuple(found)
 
 
 def stack(networks: Sequence[Network]) -> Network:
@@ -142,6 +167,7 @@ def stack(networks: Sequence[Network]) -> Network:
         if last in module._parameters:
             values = nn.Parameter(values, requires_grad=learned[0][name].requires_grad)
         setattr(module, last, values)
+    forms.share(whole.layers(), first.spec.regularizers)
     return whole
 
 
@@ -165,11 +191,18 @@ def _sort(layer: nn.Module) -> str:
 
 
 def is_weight(network: Network, parameter: Tensor) -> bool:
-    """Whether penalties act on it by default: rank 2 and more in each member, so neither bias nor gain."""
+    """Whether penalties act on it by default: rank 2 and more in each member, so neither bias, gain nor gate."""
     return parameter.ndim - (network.members is not None) >= 2
 
 
 def weights_of(network: Network, layers: Sequence[str], *, everything: bool) -> list[Tensor]:
-    """The parameters of named layers: their weights, or everything."""
+    """The parameters of named layers, each once: their weights, or everything but gates."""
     found = network.layers()
-    return [p for name in layers for p in found[name].parameters() if everything or is_weight(network, p)]
+    named = [(last, p) for name in layers for last, p in found[name].named_parameters() if not last.endswith("log_alpha")]
+    return list(dict.fromkeys(p for _, p in named if everything or is_weight(network, p)))
+
+
+def gates_of(network: Network, layers: Sequence[str]) -> list[Tensor]:
+    """The logits of named layers' gates."""
+    found = network.layers()
+    return [module.log_alpha for name in layers for module in found[name].modules() if isinstance(module, Gated)]

@@ -13,6 +13,7 @@ from service.errors import NotFound, QueueFull
 from service.estimate import BASE_BYTES
 from service.inference import robustness_plan
 from service.inference.robustness_plan import RobustnessPlan, Subject
+from service.layer_checks import Stored, shapes_of
 from service.resolving import Plan, Source
 from service.routes.answers import LayerAnswer, PlanAnswer, WarningAnswer
 from service.routes.dependencies import Services
@@ -32,7 +33,12 @@ def plan_of(raw: Any, services: Services, project: str) -> Plan:
         folder = stored(services.store, dataset.id).folder
         return Source(dataset.id, dataset.name, description, folder, declared_targets=not description.guessed)
 
-    return resolving.resolve(raw, lookup, services.settings)
+    def referred(ref: str) -> Stored:
+        with services.database.read() as c:
+            row = models.get(c, project, ref)
+        return Stored(row.id, tuple(shapes_of(network) for network in services.shelf.get(row.id, row.files).networks))
+
+    return resolving.resolve(raw, lookup, services.settings, referred)
 
 
 def robustness_plan_of(raw: Any, services: Services, project: str) -> RobustnessPlan:
@@ -80,7 +86,8 @@ def _training(raw: Any, services: Services, project: str) -> tuple[JobDraft, lis
     spec = plan.spec
     draft = JobDraft(
         kind=plan.kind, name=plan.name, spec=spec, members=sum(map(len, plan.shards)), epochs=spec["epochs"],
-        dataset_id=plan.dataset_id, labels=spec["labels"], priority=spec["priority"], extra={"parameters": plan.cost.parameters},
+        dataset_id=plan.dataset_id, labels=spec["labels"], priority=spec["priority"], models=plan.models,
+        extra={"parameters": plan.cost.parameters, **({"models": list(plan.models)} if plan.models else {})},
     )  # fmt: skip
     return draft, [ShardDraft(plan.kind, members) for members in plan.shards]
 

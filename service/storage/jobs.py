@@ -15,7 +15,7 @@ from service.storage.ids import new_id, valid
 from service.storage.pages import Page
 from service.storage.progress import DONE
 from service.storage.sessions import AnyRow, now
-from service.storage.tables import datasets, jobs, shards
+from service.storage.tables import datasets, jobs, models, shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class JobDraft:
     labels: dict[str, str] = field(default_factory=dict)
     priority: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    """Ids of stored models that training needs; `extra` names them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,13 @@ class Filters:
 
 
 def insert(c: Connection, project: str, draft: JobDraft, parts: Sequence[ShardDraft]) -> str:
-    """The id of the job, now queued with its shards; raises Conflict dataset-deleted."""
+    """The id of the job, now queued with its shards; raises Conflict dataset-deleted, model-deleted."""
     held = select(datasets.c.id).where(datasets.c.id == draft.dataset_id).with_for_update(read=True, key_share=True)
     if draft.dataset_id is not None and c.execute(held).one_or_none() is None:
         raise Conflict("dataset-deleted", "the dataset was deleted meanwhile")
+    for model_id in sorted(draft.models):
+        if c.execute(select(models.c.id).where(models.c.id == model_id).with_for_update(read=True, key_share=True)).one_or_none() is None:
+            raise Conflict("model-deleted", "a model that the job refers to was deleted meanwhile")
     job_id, at = new_id("job"), c.execute(select(now())).scalar_one()
     progress = {
         "fraction": 0.0, "epoch": 0, "epochs": draft.epochs, "members_done": 0, "members": draft.members, "eta_s": None,

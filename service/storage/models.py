@@ -13,8 +13,9 @@ from service.errors import Conflict, NotFound
 from service.storage import pages
 from service.storage.ids import valid
 from service.storage.pages import Page
+from service.storage.progress import DONE
 from service.storage.sessions import AnyRow, now, upsert
-from service.storage.tables import alias_history, aliases, model_names, models, projects
+from service.storage.tables import alias_history, aliases, jobs, model_names, models, projects
 from service.values import NAME
 
 CHAMPION = "champion"
@@ -140,7 +141,7 @@ def held_bytes(c: Connection, project: str) -> int:
 
 
 def delete(c: Connection, project: str, ref: str) -> Model:
-    """Remove the model and return what it was, files included; raises NotFound, Conflict alias-in-use."""
+    """Remove the model and return what it was, files included; raises NotFound, Conflict alias-in-use, model-in-use."""
     model = get(c, project, ref)
     query = select(models.c.id).where(models.c.id == model.id).with_for_update()
     held = select(aliases.c.alias).where(aliases.c.project_id == project, aliases.c.name == model.name, aliases.c.version == model.version)
@@ -148,6 +149,13 @@ def delete(c: Connection, project: str, ref: str) -> Model:
         raise NotFound("there is no such model")
     if (alias := c.execute(held.limit(1)).scalar_one_or_none()) is not None:
         raise Conflict("alias-in-use", f"the alias {alias} points at this model")
+    named = (
+        jobs.c.project_id == project,
+        jobs.c.state.not_in(DONE),
+        jobs.c.extra["models"].as_string().contains(model.id, autoescape=True),
+    )
+    if c.execute(select(jobs.c.id).where(*named).limit(1)).one_or_none() is not None:
+        raise Conflict("model-in-use", "a job that has not ended refers to this model")
     c.execute(delete_from(models).where(models.c.id == model.id))
     return model
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from service.seeds import derive
 from service.tricks.choices import AtMost, refuse
 from service.tricks.optimization import Rate
-from service.tricks.penalties import Alpha
+from service.tricks.penalty import Alpha
 from service.values import ITEMS, DropRate, Seed, Value
 
 MOST_VALUES = 200

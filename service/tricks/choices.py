@@ -1,6 +1,8 @@
 """What every trick's fields share: errors with our codes and the choices that this release leaves out."""
 
+import fnmatch
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -61,3 +63,10 @@ def tagged(tag: str, *kinds: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def matching(patterns: Sequence[str] | None, names: Sequence[str], *, spare_heads: bool = False) -> list[str]:
+    """The layers that shell patterns name, in the network's order; None means all (or all but the heads)."""
+    if patterns is None:
+        return [name for name in names if not (spare_heads and name.startswith("head."))]
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]

@@ -4,7 +4,6 @@ Each acts at one or two moments of a step: it adds to the gradient before the op
 the weights after it. None of them is a term of the autograd graph, and none loops over parameters in Python.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -13,44 +12,12 @@ from torch import Tensor
 from torch._C._nn import softshrink  # torch.nn.functional.softshrink, which has no `out`
 
 from service.tricks.optimization import Metric
-from service.values import ITEMS, Value
-
-Alpha = Annotated[float, Field(ge=0, le=1e6, examples=[1e-4])]
-Tensors = Sequence[Tensor]
-
-
-class _Penalty(Value):
-    """What all share: which layers, and whether biases and gains are meant too."""
-
-    layers: Annotated[tuple[str, ...], ITEMS] | None = None
-    """Names of layers or shell patterns; null means all weights (max_norm: all but the heads)."""
-    parameters: Literal["weights", "all"] = "weights"
-    """Weights alone, or all parameters, biases and gains among them."""
-
-    proximal: ClassVar[bool] = False
-    """Whether `shrink` needs the metric of the optimizer's step; such a penalty takes weights of any shape."""
-    projects: ClassVar[bool] = False
-    """Whether it is a constraint, applied after all shrinking."""
-    spares_heads: ClassVar[bool] = False
-    """Whether its default layers leave the heads out."""
-
-    @property
-    def steers(self) -> bool:
-        """Whether it acts through the gradient, and not on the weights themselves."""
-        return False
-
-    def value(self, weights: Tensors) -> Tensor:
-        """The penalty's part of the objective."""
-        raise TypeError(f"{type(self).__name__} has no value")
-
-    def add_gradient(self, weights: Tensors) -> None:
-        """Add the penalty's gradient to `.grad`, before clipping and the optimizer's step."""
-
-    def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
-        """Shrink or project the weights in place, after the optimizer's step."""
+from service.tricks.penalty import Alpha, OnLayers, Tensors
+from service.tricks.sparsity import L0
+from service.tricks.tying import Share, Tie
 
 
-class L2(_Penalty):
+class L2(OnLayers):
     """alpha * sum w^2, whose gradient is 2 alpha w; decoupled: w <- (1 - lr alpha) w instead (AdamW's decay)."""
 
     type: Literal["l2"] = "l2"
@@ -77,7 +44,7 @@ class L2(_Penalty):
             torch._foreach_mul_(list(weights), 1 - learning_rate * self.alpha)
 
 
-class L1(_Penalty):
+class L1(OnLayers):
     """alpha * sum |w| by a proximal step, w <- sign(w) max(|w| - t, 0), so that zeros are exact (ISTA; t = step * alpha)."""
 
     type: Literal["l1"] = "l1"
@@ -87,6 +54,10 @@ class L1(_Penalty):
 
     proximal: ClassVar[bool] = True
 
+    @property
+    def sparsifies(self) -> bool:
+        return self.alpha > 0
+
     def value(self, weights: Tensors) -> Tensor:
         return self.alpha * _magnitudes(weights)
 
@@ -94,7 +65,7 @@ class L1(_Penalty):
         _proximal_step(weights, metric, self.alpha)
 
 
-class ElasticNet(_Penalty):
+class ElasticNet(OnLayers):
     """l1 * sum |w| + l2 * sum w^2: soft threshold, then division by 1 + 2 step l2 (Zou and Hastie 2005)."""
 
     type: Literal["elastic_net"] = "elastic_net"
@@ -106,6 +77,10 @@ class ElasticNet(_Penalty):
 
     proximal: ClassVar[bool] = True
 
+    @property
+    def sparsifies(self) -> bool:
+        return self.l1 > 0
+
     def value(self, weights: Tensors) -> Tensor:
         return self.l1 * _magnitudes(weights) + self.l2 * _squares(weights)
 
@@ -113,7 +88,7 @@ class ElasticNet(_Penalty):
         _proximal_step(weights, metric, self.l1, self.l2)
 
 
-class MaxNorm(_Penalty):
+class MaxNorm(OnLayers):
     """No unit's incoming weights are longer than `limit`: w <- w min(1, limit / |w|) after every step (Srivastava 2014)."""
 
     type: Literal["max_norm"] = "max_norm"
@@ -123,6 +98,10 @@ class MaxNorm(_Penalty):
 
     projects: ClassVar[bool] = True
     spares_heads: ClassVar[bool] = True
+
+    def by_member(self, weights: Tensor) -> list[Tensor]:
+        """A unit of any member is a row of its own."""
+        return [weights.flatten(0, 1)]
 
     def value(self, weights: Tensors) -> Tensor:
         """A constraint adds nothing to the objective."""
@@ -167,4 +146,4 @@ def _proximal_step(weights: Tensors, metric: Metric | None, l1: float, l2: float
         weight.div_(scale.add_(2 * metric.length * l2) if l2 else scale)
 
 
-Regularizer = Annotated[L1 | L2 | ElasticNet | MaxNorm, Field(discriminator="type")]
+Regularizer = Annotated[L1 | L2 | ElasticNet | MaxNorm | L0 | Tie | Share, Field(discriminator="type")]

@@ -69,6 +69,32 @@ JOBS: dict[str, dict[str, Any]] = {
     "overlapping proximal penalties": {
         "regularizers": [{"type": "elastic_net", "l1": 0.001, "l2": 0.01, "layers": ["head.*"]}, {"type": "l1", "alpha": 0.002}],
     },
+    "gates": {
+        "architecture": {"type": "mlp", "hidden": [12, 12], "dropout": DROPOUT},
+        "regularizers": [{"type": "l0", "alpha": 0.01}, {"type": "l2", "alpha": 0.001, "parameters": "all"}],
+        "optimizer": {"type": "adamw"},
+    },
+    "projection": {
+        "architecture": {"type": "mlp", "hidden": [12, 12]},
+        "regularizers": [{"type": "l0", "method": "projection", "keep": 0.3}, {"type": "l1", "alpha": 0.003, "layers": ["hidden.0"]}],
+    },
+    "ties and sharing": {
+        "architecture": {"type": "mlp", "hidden": [12, 12, 12, 12]},
+        "regularizers": [
+            {"type": "share", "layers": ["hidden.1", "hidden.2"], "parameters": "all"},
+            {"type": "tie", "between": ["hidden.1", "hidden.3"], "alpha": 0.1},
+            {"type": "l1", "alpha": 0.003, "layers": ["hidden.2", "hidden.0"]},
+        ],
+    },
+    "varied strengths of gates": {
+        "ensemble": {"size": 3, "vary": {"alpha": [0.0, 0.1]}},
+        "architecture": {"type": "mlp", "hidden": [12, 12]},
+        "regularizers": [
+            {"type": "l0", "alpha": 0.001, "layers": ["hidden.*"]},
+            {"type": "l0", "method": "projection", "keep": 0.3, "layers": ["head.*"]},
+        ],
+        "optimizer": {"type": "sgd"},
+    },
     "varied rates": {
         "ensemble": {"size": 3, "vary": {"learning_rate": [0.002, 0.02], "dropout": [0.0, 0.5, 0.2]}},
         "architecture": {"type": "mlp", "hidden": [12, 12], "dropout": {"input": 0.2}},

@@ -33,8 +33,12 @@ def first_gradients(made: Any, run: Run) -> dict[str, Tensor]:
     if task.augmented is not None:
         x, labels = task.augmented(x, labels, rows, epoch=0)
     run.network.train()
+    if task.gating is not None:
+        task.gating.draw(run.streams("gates"))
     loss = objective(run.network, task, x.float(), labels)
     loss.sum().backward()
+    if task.gating is not None:
+        task.gating.add_gradients()
     return {name: parameter.grad for name, parameter in run.network.named_parameters() if parameter.grad is not None}
 
 

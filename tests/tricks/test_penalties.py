@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.tricks.optimization import MOMENTS, SGD, Adam, AdamW, Metric, Optimizer
-from service.tricks.penalties import L1, L2, ElasticNet, MaxNorm, Regularizer
+from service.tricks.penalties import L0, L1, L2, ElasticNet, MaxNorm, Regularizer, Share, Tie
 
 # What each penalty adds to the objective, in numpy.
 VALUES: dict[type, tuple[Any, Callable[[Any], float]]] = {
@@ -19,6 +19,8 @@ VALUES: dict[type, tuple[Any, Callable[[Any], float]]] = {
     L2: (L2(alpha=0.3), lambda w: 0.3 * (w**2).sum()),
     ElasticNet: (ElasticNet(l1=0.3, l2=0.7), lambda w: 0.3 * np.abs(w).sum() + 0.7 * (w**2).sum()),
     MaxNorm: (MaxNorm(limit=1.0), lambda w: 0.0),
+    L0: (L0(method="projection", keep=0.5), lambda w: 0.0),
+    Share: (Share(layers=("a", "b")), lambda w: 0.0),
 }
 
 
@@ -38,7 +40,7 @@ def soft(w: Tensor, threshold: Tensor | float) -> Tensor:
 
 
 def test_every_penalty_is_in_the_table() -> None:
-    assert set(VALUES) == set(get_args(get_args(Regularizer)[0]))
+    assert set(VALUES) | {Tie} == set(get_args(get_args(Regularizer)[0])), "ties have a file of their own"
 
 
 @pytest.mark.parametrize("kind", VALUES)

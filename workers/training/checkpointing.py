@@ -22,10 +22,10 @@ def write_bytes(store: Store, key: str, content: bytes) -> Record:
     return store.write(key, content)._asdict()
 
 
-def pack(tensors: dict[str, Tensor]) -> bytes:
-    """Tensors sorted by name as safetensors; the same tensors give the same bytes."""
+def pack(tensors: dict[str, Tensor], aliases: dict[str, str] | None = None) -> bytes:
+    """Tensors sorted by name as safetensors, with the other names of those that have several; the same tensors give the same bytes."""
     plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    return save(plain, metadata={"temper": json.dumps({"format": 1, "aliases": {}}, sort_keys=True)})
+    return save(plain, metadata={"temper": json.dumps({"format": 1, "aliases": aliases or {}}, sort_keys=True)})
 
 
 def unpack(content: bytes) -> dict[str, Tensor]:

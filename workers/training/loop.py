@@ -95,6 +95,7 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
         penalties = task.penalties.values(place)
         values["train.objective"] = values["train.loss"] + sum(penalties.values())
         values |= {f"penalty.{name}": value for name, value in penalties.items()}
+        values |= {f"sparsity.{name}": share for name, share in task.penalties.sparsity(place).items()}
         values |= {f"validation.{name}": value for name, value in validation[place].items()}
         _decide(run, task, place, values)
         if run.second is not None:

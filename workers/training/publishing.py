@@ -10,6 +10,8 @@ from service.inference.measuring import Inquiry
 from service.inference.model import Model, serving
 from service.inference.plots import all_plots
 from service.inference.settling import settle
+from service.inference.sources import read_sources
+from service.nets.pruning import pruned
 from service.spec import TrainSpec
 from service.storage.files import Store
 from service.tricks.stopping import improves
@@ -35,7 +37,7 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
     ordered = {result["ordered"] for result in assignment.results} - {None}
     if not summaries:
         return Done({"model": None, "result": {}, "best": None, "stop_reason": next(iter(ordered), "user_stop")})
-    material = prepare(spec, stored(assignment.store, assignment.dataset_id))
+    material = prepare(spec, stored(assignment.store, assignment.dataset_id), read_sources(spec, assignment.store))
     gathered, evaluating = gather(material, assignment.store, summaries), Progress(1.0, 0, len(summaries), None, "evaluating", None)
     link.send(evaluating)
     model, steps = selection.select(Inquiry(gathered, material, lambda: link.progress(evaluating)))
@@ -68,9 +70,10 @@ def gather(material: Material, store: Store, summaries: list[Summary]) -> Model:
     for summary in summaries:
         network = build(material, None, member=int(summary["member"]))
         network.load(unpack(store.read(summary["file"])))
-        networks.append(serving(network))
+        networks.append(network)
+    networks, cut = pruned(networks)
     best, numbers = best_member(material.spec, summaries), tuple(int(summary["member"]) for summary in summaries)
-    return Model(material.spec, material.encoding, material.classes, tuple(networks), best, numbers)
+    return Model(material.spec, material.encoding, material.classes, tuple(map(serving, networks)), best, numbers, cut=cut)
 
 
 def best_member(spec: TrainSpec, summaries: list[Summary]) -> int:
@@ -85,7 +88,7 @@ def best_member(spec: TrainSpec, summaries: list[Summary]) -> int:
 def _contents(model: Model, measured: dict[str, Any]) -> dict[str, bytes]:
     """The model's files; the model itself has neither id nor time in it, so that equal runs give equal bytes."""
     return {
-        "model.safetensors": pack(model.tensors()),
+        "model.safetensors": pack(model.tensors(), model.aliases()),
         "spec.json": json.dumps(model.spec.dump(), indent=1).encode(),
         "encoding.json": json.dumps(model.describe(), indent=1).encode(),
         "report.json": json.dumps(measured).encode(),

@@ -20,6 +20,7 @@ MOMENTS = "best-optimizer."
 KEPT = "best"
 """What both begin with: nobody writes to them again."""
 STREAMS = ("order", "masks")
+"""The members' random streams during training; with gates there is one more, `gates`."""
 
 
 @dataclass(eq=False)
@@ -204,7 +205,8 @@ def start(material: Material, members: Sequence[int], device: torch.device, *, s
     def stream(member: int, name: str) -> torch.Generator:
         return torch.Generator("cpu" if name == "order" else device).manual_seed(seed(member, name))
 
-    made = [Member(number, {name: stream(number, name) for name in STREAMS}) for number in members]
+    names = (*STREAMS, "gates") if any(penalty.gated for penalty in spec.regularizers) else STREAMS
+    made = [Member(number, {name: stream(number, name) for name in names}) for number in members]
     networks = [material.initial(number) for number in members]
     network = (stack(networks) if stacked else networks[0]).to(device)
     own = _rates(networks) if stacked and spec.ensemble.varies("dropout") else None
@@ -220,7 +222,7 @@ def build(material: Material, generator: torch.Generator | None, *, member: int 
 
 def optimizer_of(material: Material, network: Network, members: Sequence[int]) -> torch.optim.Optimizer:
     """The members' optimizer of a network's parameters, weights apart from biases and gains."""
-    parameters = list(network.parameters())
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     weights = [parameter for parameter in parameters if is_weight(network, parameter)]
     others = [parameter for parameter in parameters if not is_weight(network, parameter)]
     rates = [material.spec.of(member).optimizer.learning_rate for member in members]

@@ -19,6 +19,8 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
         x, labels = task.augmented(x, labels, batch.rows, epoch=run.epoch)
     elif spec.adversarial_training is not None:
         x = x.to(torch.float32)
+    if task.gating is not None:
+        task.gating.draw(run.streams("gates"))
     loss = objective(network, task, x, labels)
     (loss if loss.ndim == 0 else loss.sum()).backward()
     if task.scheduled:
@@ -28,11 +30,13 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
         run.settle()
         run.settle = None
     with torch.no_grad():
-        task.penalties.add_gradients()
+        if task.gating is not None:
+            task.gating.add_gradients()
+        task.penalties.add_gradients(run.optimizer)
         if spec.gradient_clip is not None:
             spec.gradient_clip(task.parameters, members=network.members)
         run.optimizer.step()
-        task.penalties.shrink(run.optimizer)
+        task.penalties.shrink(run.optimizer, late=2 * run.step >= task.steps)
     for parameter in task.parameters:
         parameter.grad = None
     return loss.detach()

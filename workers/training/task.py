@@ -8,14 +8,16 @@ import torch
 from service.inference.asking import quiet
 from service.inference.augmenting import augmented
 from service.inference.material import Material
+from service.inference.sources import constants_of
 from service.nets.base import BatchNorm
 from service.tricks.dropout import SCALED
 from service.tricks.optimization import Constant
 from service.tricks.stopping import SECOND
 from workers.training.batches import Batches, batch_rows, member_rows, steps_per_epoch
 from workers.training.evaluation import Evaluation
-from workers.training.objective import WEIGHTS, DataLoss, Penalties
-from workers.training.own_penalties import OwnPenalties
+from workers.training.gating import gating_of
+from workers.training.objective import WEIGHTS, DataLoss
+from workers.training.penalties import Penalties
 from workers.training.run import Run
 
 
@@ -40,9 +42,13 @@ class Task:
         self.rates = [each.optimizer.learning_rate for each in own]
         """The members' learning rates, before the schedule."""
         apart = run.network.members is not None and spec.ensemble.varies("learning_rate", "alpha")
-        self.penalties = OwnPenalties(own, run.network) if apart else Penalties(own[0], run.network)
-        self.parameters = list(run.network.parameters())
-        self.modal = any(isinstance(module, BatchNorm) for module in run.network.modules())
+        numbers = [member.number for member in run.members]
+        constants = constants_of(material.sources, numbers, device, stacked=run.network.members is not None)
+        self.gating = gating_of(run.network)
+        """The gates of layers that have them."""
+        self.penalties = Penalties(own, run.network, apart=apart, gating=self.gating, constants=constants)
+        self.parameters = [parameter for parameter in run.network.parameters() if parameter.requires_grad]
+        self.modal = self.gating is not None or any(isinstance(module, BatchNorm) for module in run.network.modules())
         """Whether training and evaluation differ in more than dropout, which is an argument."""
         self.movable = material.movable.to(device) if material.movable is not None else None
         self.every = len(self.batches)

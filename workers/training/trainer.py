@@ -12,6 +12,7 @@ import torch
 from service.data.columns import stored
 from service.errors import TemperError
 from service.inference.material import prepare
+from service.inference.sources import read_sources
 from service.spec import TrainSpec
 from workers.messages import Assignment, Done, Drained, Failed, Progress
 from workers.training.link import Link
@@ -70,7 +71,7 @@ def _run(assignment: Assignment, link: Link) -> Done | Drained:
     if assignment.kind == "publish":
         return publish(assignment, link)
     spec = TrainSpec.model_validate(assignment.spec)
-    material = prepare(spec, stored(assignment.store, assignment.dataset_id))
+    material = prepare(spec, stored(assignment.store, assignment.dataset_id), read_sources(spec, assignment.store))
     return Shard(assignment, material, link, device_of(spec.device)).run()
 
 

@@ -1,0 +1,47 @@
+"""A linear layer behind gates: its inputs are multiplied by hard concrete variables that it learns."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from service.nets.base import Linear
+from service.tricks.sparsity import deterministic
+
+_JITTER = 1e-2
+"""Standard deviation of what tells the gates apart in the beginning."""
+
+
+class Gated(Linear):
+    """A linear layer that reads x times gates [inputs]; of a stack [K, inputs].
+
+    In training the gates are those `drawn` for the step, which to autograd are constants; else they are deterministic.
+    """
+
+    log_alpha: nn.Parameter
+
+    def __init__(self, inner: nn.Linear, drop: float, generator: torch.Generator | None) -> None:
+        super().__init__(inner.in_features, inner.out_features, bias=inner.bias is not None)
+        self.weight, self.bias = inner.weight, inner.bias
+        self.log_alpha = nn.Parameter(torch.empty(inner.in_features))
+        self.drawn: Tensor | None = None
+        if generator is not None:
+            with torch.no_grad():
+                self.log_alpha.normal_(math.log((1 - drop) / drop), _JITTER, generator=generator)
+
+    @property
+    def gates(self) -> Tensor:
+        """z in force."""
+        return self.drawn if self.training and self.drawn is not None else deterministic(self.log_alpha)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.gates
+        return super().forward(x * (z if z.ndim == 1 else z.view(len(z), *[1] * (max(x.ndim, 3) - 2), -1)))
+
+
+def plain(layer: Gated) -> Linear:
+    """The same without gates, once they are deterministic: they are factors on the columns of the weights."""
+    folded = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    folded.weight = nn.Parameter((layer.weight * deterministic(layer.log_alpha)).detach(), requires_grad=layer.weight.requires_grad)
+    folded.bias = layer.bias
+    return folded

@@ -1,0 +1,172 @@
+"""L0: a price on how many inputs a layer reads, by gates, or a bound on how many weights it has, by projection.
+
+Gates: hard concrete variables (Louizos, Welling and Kingma 2018, "Learning sparse neural networks through L0
+regularization"). Projection: iterative hard thresholding (Blumensath and Davies 2009), w <- H_k(w - step).
+"""
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from service.tricks.choices import refuse
+from service.tricks.optimization import Metric
+from service.tricks.penalty import Alpha, OnLayers, Tensors
+from service.values import DropRate
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+"""The concrete distribution's temperature, and the interval that it is stretched to before it is clipped to [0, 1]."""
+EPS = 1e-6
+"""How far the uniform numbers stay from 0 and 1."""
+_OPEN = -BETA * math.log(-GAMMA / ZETA)
+_BAND = 1.25
+"""How far around the last threshold the next one is looked for first, as a factor."""
+
+
+class Opening(NamedTuple):
+    """Hard concrete gates that were drawn."""
+
+    z: Tensor
+    """clip(stretched, 0, 1)."""
+    stretched: Tensor
+    """s (zeta - gamma) + gamma."""
+    s: Tensor
+    """sigmoid((logit(u) + log_alpha) / beta)."""
+
+    def slope(self, upstream: Tensor) -> Tensor:
+        """What a gradient at z is at log_alpha: dz / d log_alpha times it, 0 where the clip holds a gate."""
+        inside = torch.ops.aten.hardtanh_backward(upstream, self.stretched, 0.0, 1.0)
+        return torch.ops.aten.sigmoid_backward(inside, self.s).mul_((ZETA - GAMMA) / BETA)  # type: ignore[no-any-return]
+
+
+def opened(log_alpha: Tensor, u: Tensor) -> Opening:
+    """The gates of uniform numbers u in [0, 1), which are clipped to [eps, 1 - eps]."""
+    s = torch.logit(u, EPS).add_(log_alpha).mul_(1 / BETA).sigmoid_()
+    stretched = s.mul(ZETA - GAMMA).add_(GAMMA)
+    return Opening(stretched.clamp(0, 1), stretched, s)
+
+
+def deterministic(log_alpha: Tensor) -> Tensor:
+    """The gates after training: clip(sigmoid(log_alpha) (zeta - gamma) + gamma, 0, 1), without the temperature."""
+    return (log_alpha.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def chances(log_alpha: Tensor) -> Tensor:
+    """P(z != 0) = sigmoid(log_alpha - beta log(-gamma / zeta))."""
+    return (log_alpha + _OPEN).sigmoid()
+
+
+def price_slope(log_alpha: Tensor, price: Tensor) -> Tensor:
+    """The gradient of sum price P(z != 0), price p (1 - p)."""
+    return torch.ops.aten.sigmoid_backward(price, chances(log_alpha))  # type: ignore[no-any-return]
+
+
+class L0(OnLayers):
+    """Inputs of a layer behind gates that cost alpha each while they may be open, or the `keep` largest weights alone."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"type": "l0", "alpha": 1e-3}})
+
+    type: Literal["l0"] = "l0"
+    """The number of what is not 0."""
+    method: Literal["gates", "projection"] = "gates"
+    """`gates`: hard concrete gates on the layer's inputs; `projection`: all but the largest weights are set to 0 after every step."""
+    alpha: Alpha | None = None
+    """Gates: the price of an open gate; required there."""
+    initial_drop: Annotated[DropRate, Field(gt=0)] = 0.5
+    """Gates: the chance with which each is about closed in the beginning."""
+    keep: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1, le=2**40)] | None = None
+    """Projection: how many weights of each layer stay, a share (1.0 is all) or a count (1 is one); required there."""
+
+    @model_validator(mode="after")
+    def _says_how_much(self) -> "L0":
+        wanted, other = ("alpha", "keep") if self.method == "gates" else ("keep", "alpha")
+        if getattr(self, wanted) is None:
+            raise refuse(
+                "missing-field", f"{self.method} need {wanted}" if self.gated else f"a projection needs {wanted}", pointer=f"/{wanted}"
+            )
+        if getattr(self, other) is not None:
+            raise refuse("inconsistent-spec", f"{other} is not for {self.method}", pointer=f"/{other}")
+        if self.parameters == "all":
+            raise refuse("inconsistent-spec", "it acts on weights alone", pointer="/parameters")
+        return self
+
+    @property
+    def steers(self) -> bool:
+        return self.gated
+
+    @property
+    def projecting(self) -> bool:
+        """Whether it is the projection."""
+        return self.method == "projection"
+
+    @property
+    def gated(self) -> bool:
+        return self.method == "gates"
+
+    @property
+    def sparsifies(self) -> bool:
+        return True
+
+    def kept(self, weights: int) -> int:
+        """How many of a layer's weights stay: at least one."""
+        if self.keep is None:
+            return weights
+        return min(self.keep, weights) if isinstance(self.keep, int) else max(1, round(self.keep * weights))
+
+    def by_member(self, weights: Tensor) -> list[Tensor]:
+        """Each member's own."""
+        return list(weights.unbind())
+
+    def value(self, weights: Tensors) -> Tensor:
+        """Gates [inputs]: alpha times the expected number of open ones; a projection is a constraint and adds nothing."""
+        if self.alpha is None:
+            return weights[0].new_zeros(())
+        return torch.stack([self.alpha * chances(log_alpha).sum() for log_alpha in weights]).sum()
+
+    def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
+        """Keep the largest of each tensor."""
+        for weight in weights if self.projecting else ():
+            project(weight, self.kept(weight.numel()))
+
+
+def project(weight: Tensor, kept: int, guess: float = 0.0) -> float:
+    """Set all but the `kept` largest |w| to 0, in place; of equals at the border the first stay.
+
+    Returns the largest of what was dropped, which is a good guess for the next step: with a guess the result is the same, found sooner.
+    """
+    if kept >= weight.numel():
+        return 0.0
+    if weight.device.type != "cpu":
+        return _by_rank(weight, kept)
+    sizes = np.abs(weight.detach().numpy().reshape(-1))
+    if not (guess > 0 and np.count_nonzero(sizes > guess) == kept):
+        guess = _edge(sizes, kept, guess)
+        if np.count_nonzero(sizes > guess) != kept:
+            return _by_rank(weight, kept)
+    torch.hardshrink(weight, guess, out=weight)
+    return guess
+
+
+def _edge(sizes: NDArray[np.float32], kept: int, guess: float) -> float:
+    """The size of rank `kept` + 1, looked for near the guess first."""
+    if guess > 0:
+        high = guess * _BAND
+        near = sizes[(sizes > guess / _BAND) & (sizes <= high)]
+        rank = len(near) - 1 - (kept - np.count_nonzero(sizes > high))
+        if 0 <= rank < len(near):
+            return float(np.partition(near, rank)[rank])
+    return float(torch.from_numpy(sizes).topk(kept + 1, sorted=False).values.min())
+
+
+def _by_rank(weight: Tensor, kept: int) -> float:
+    """The same by sorting, whatever is equal to what."""
+    flat = weight.view(-1) if weight.is_contiguous() else weight.reshape(-1)
+    order = flat.abs().sort(descending=True, stable=True).indices
+    edge = float(flat[order[kept]].abs())
+    mask = torch.zeros_like(flat).index_fill_(0, order[:kept], 1.0)
+    weight.mul_(mask.view_as(weight))
+    return edge

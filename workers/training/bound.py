@@ -1,0 +1,129 @@
+"""A penalty and the parameters that it acts on: those of one network, of a whole stack, or of one member's slices."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.tricks.optimization import MOMENTS, Optimizer, rate_of
+from service.tricks.penalties import Regularizer
+from service.tricks.sparsity import L0, project
+from workers.training.flat import Flat
+
+DENSE, SUPPORT = "dense", "support"
+"""What an optimizer's state calls the weights before their projection, and its support once that is fixed: 1 stays, 0 goes."""
+
+
+class Bound:
+    """A penalty and the parameters that it acts on.
+
+    `place` is that of the one member of a stack that it is for; None means a network of its own or all members alike.
+    """
+
+    def __init__(self, penalty: Regularizer, weights: Sequence[Tensor], place: int | None, *, stacked: bool) -> None:
+        self.penalty = penalty
+        self.weights = list(weights)
+        self.place = place
+        self._stacked = stacked
+        self._moments: list[Tensor] = []
+        self._scales: list[Tensor] = []
+        self.places: list[Tensor] = []
+
+    def _laid(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors along the parameters as the penalty takes them."""
+        if self.place is not None:
+            return [tensor[self.place] for tensor in tensors]
+        return [own for tensor in tensors for own in self.penalty.by_member(tensor)] if self._stacked else list(tensors)
+
+    def lie(self) -> None:
+        """Act on the parameters where they are; views of them are taken once all have their places in memory."""
+        whole = self.penalty.steers and self.place is None
+        self.places = self.weights if whole else self._laid([weight.detach() for weight in self.weights])
+        self._take_scales()
+
+    def lie_in(self, flat: Flat) -> None:
+        """Act on the parameters' places in a buffer, which is quicker than one by one."""
+        self.places = flat.spans(flat.values, self.weights)
+        self._take_scales()
+
+    def _take_scales(self) -> None:
+        self._scales = [torch.empty_like(own) for own in self.places] if self.penalty.proximal else []
+
+    def take_state(self, optimizer: torch.optim.Optimizer, flat: Flat | None, buffer: Tensor | None) -> None:
+        """Find the second moments of its parameters: in the buffer where they were put, or their member's slices."""
+        if not self.penalty.proximal:
+            return
+        if flat is not None and buffer is not None:
+            self._moments = flat.spans(buffer, self.weights)
+        else:
+            held = [optimizer.state[weight].get(MOMENTS) for weight in self.weights]
+            self._moments = [moment if self.place is None else moment[self.place] for moment in held if moment is not None]
+
+    def add_gradient(self) -> None:
+        """Add the penalty's gradient, before the optimizer's step."""
+        if self.place is not None:
+            for weight, own in zip(self.weights, self.places, strict=True):
+                own.grad = weight.grad[self.place] if weight.grad is not None else None
+        self.penalty.add_gradient(self.places)
+
+    def shrink(self, optimizer: torch.optim.Optimizer, kind: Optimizer, *, late: bool) -> None:
+        """Shrink or project the parameters, after the optimizer's step."""
+        at = self.place or 0
+        metric = kind.metric(optimizer, self._moments, self._scales, place=at) if self.penalty.proximal else None
+        self.penalty.shrink(self.places, learning_rate=rate_of(optimizer, at), metric=metric)
+
+    def of(self, place: int) -> list[Tensor]:
+        """The parameters of the member at that place."""
+        return [weight[place] for weight in self.weights] if self._stacked else self.weights
+
+
+class Projection(Bound):
+    """An L0 projection: which weights stay is chosen anew after every step of the first half of training, then never again.
+
+    In the first half the optimizer goes on from the weights as they were before the projection, so that what was dropped can
+    come back (Lin et al. 2020, "Dynamic model pruning with feedback"): from 0 it would have to get past the border in one step.
+    These weights, and later the support, are parts of the optimizer's state, and so of every checkpoint; the sizes at the border
+    are guesses alone.
+    """
+
+    def __init__(self, penalty: Regularizer, weights: Sequence[Tensor], place: int | None, *, stacked: bool) -> None:
+        super().__init__(penalty, weights, place, stacked=stacked)
+        self._kept: list[int] = []
+        self._guesses: list[float] = []
+        self._dense: list[Tensor] | None = None
+        self._supports: list[Tensor] | None = None
+        self._state: object = None
+
+    def lie(self) -> None:
+        super().lie()
+        self._kept = [self.penalty.kept(own.numel()) for own in self.places if isinstance(self.penalty, L0)]
+        self._guesses = [0.0] * len(self.places)
+
+    def refill(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before the optimizer's step: the weights as they were before the last projection."""
+        if optimizer.state is not self._state:
+            self._state = optimizer.state
+            self._dense, self._supports = (self._held(optimizer, name) for name in (DENSE, SUPPORT))
+        if self._supports is None and self._dense is not None:
+            torch._foreach_copy_(self.places, self._dense)
+
+    def shrink(self, optimizer: torch.optim.Optimizer, kind: Optimizer, *, late: bool) -> None:
+        if self._supports is None:
+            if self._dense is None:
+                self._dense = self._new(optimizer, DENSE)
+            torch._foreach_copy_(self._dense, self.places)
+            self._guesses = [project(own, kept, guess) for own, kept, guess in zip(self.places, self._kept, self._guesses, strict=True)]
+            if late:
+                self._supports = self._new(optimizer, SUPPORT)
+                for support, own in zip(self._supports, self.places, strict=True):
+                    support.copy_(own != 0)
+        else:
+            torch._foreach_mul_(self.places, self._supports)
+
+    def _held(self, optimizer: torch.optim.Optimizer, name: str) -> list[Tensor] | None:
+        held = [optimizer.state[weight][name] for weight in self.weights if name in optimizer.state[weight]]
+        return self._laid(held) if held else None
+
+    def _new(self, optimizer: torch.optim.Optimizer, name: str) -> list[Tensor]:
+        """A tensor along each parameter in the optimizer's state."""
+        return self._laid([optimizer.state[weight].setdefault(name, torch.zeros_like(weight)) for weight in self.weights])
