@@ -28,6 +28,9 @@ PENALTIES: dict[str, list[dict[str, Any]]] = {
     "l1": [{"type": "l1", "alpha": 1e-5}],
     "elastic_net": [{"type": "elastic_net", "l1": 1e-5, "l2": 1e-4}],
     "max_norm": [{"type": "max_norm", "limit": 3.0}],
+    "l0 gates": [{"type": "l0", "alpha": 1e-4}],
+    "l0 projection": [{"type": "l0", "method": "projection", "keep": 0.1}],
+    "tie": [{"type": "tie", "between": ["hidden.1", "hidden.1"], "transposed": True, "alpha": 1e-3}],
     "l1 + l2 + max_norm": [{"type": "l2", "alpha": 1e-4}, {"type": "l1", "alpha": 1e-5}, {"type": "max_norm", "limit": 3.0}],
 }
 
