@@ -59,13 +59,21 @@ class Layers:
             if not chosen and not missing:
                 yield Flaw(where, CODE, f"it acts on no layer; there are {', '.join(self._names)}")
             elif chosen and not self._learns(penalty):
-                yield Flaw(where, CODE, f"it acts on {', '.join(sorted(chosen))}, which have nothing to learn")
+                yield self._idle(penalty, where, chosen)
             twice = chosen & covered.setdefault(penalty.type, set())
             if twice:
                 yield Flaw(where, CODE, f"two of type {penalty.type} on {', '.join(sorted(twice))}")
             covered[penalty.type] |= chosen
             if not missing:
                 yield from self._own(penalty, where, chosen)
+
+    def _idle(self, penalty: Regularizer, where: str, chosen: set[str]) -> Flaw:
+        """Why a penalty has nothing to act on."""
+        said = ", ".join(sorted(chosen))
+        if chosen & self._frozen or penalty.parameters == "all":
+            return Flaw(where, CODE, f"it acts on {said}, which do not learn")
+        message = f"{said} have another layer's weights and none of their own; name that one, or parameters: all"
+        return Flaw(f"{where}/layers", CODE, message)
 
     def _learns(self, penalty: Regularizer) -> bool:
         """Whether anything that it acts on learns: layers may be frozen, or have another's weights."""

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from service.errors import Conflict, NotFound
-from service.storage import models
+from service.storage import jobs, models
 from service.storage.ids import new_id
+from service.storage.jobs import JobDraft, ShardDraft
 from service.storage.models import Model, ModelDraft
 
 PROJECT = "default"
@@ -89,3 +90,21 @@ def test_a_model_with_an_alias_stays(database: Any, three: list[Model]) -> None:
         assert models.delete(c, PROJECT, "digits:3") == three[2]
     with database.read() as c, pytest.raises(NotFound):
         models.get(c, PROJECT, "digits:3")
+
+
+def test_a_model_that_an_unfinished_job_needs_stays(database: Any, three: list[Model]) -> None:
+    needed = three[0].id
+    draft = JobDraft(kind="train", name="next", spec={}, members=1, epochs=1, models=(needed,), extra={"models": [needed]})
+    with database.write() as c:
+        job_id = jobs.insert(c, PROJECT, draft, [ShardDraft("train", (0,))])
+    with database.write() as c, pytest.raises(Conflict) as caught:
+        models.delete(c, PROJECT, needed)
+    assert caught.value.slug == "model-in-use"
+    with database.write() as c:
+        models.delete(c, PROJECT, three[1].id)
+        jobs.cancel(c, PROJECT, job_id)
+    with database.write() as c:
+        models.delete(c, PROJECT, needed)
+    with database.write() as c, pytest.raises(Conflict) as caught:
+        jobs.insert(c, PROJECT, draft, [ShardDraft("train", (0,))])
+    assert caught.value.slug == "model-deleted"

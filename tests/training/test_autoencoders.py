@@ -274,7 +274,7 @@ REFUSED = {
     "a foreign monitor": ({"architecture": CODER, "early_stopping": {"monitor": "accuracy"}}, "/early_stopping/monitor"),
     "a penalty on weights that are another layer's": (
         {"architecture": {**CODER, "tied": True}, "regularizers": [{"type": "l2", "alpha": 1e-4, "layers": ["decoder.*"]}]},
-        "/regularizers/0",
+        "/regularizers/0/layers",
     ),
     "an input that is a label": (
         {"architecture": CODER, "targets": [{"name": "i"}, {"name": "label"}], "features": {"use": ["label"]}},
