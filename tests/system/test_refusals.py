@@ -59,7 +59,7 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"dataset": "diabetes", "augmentation": [{"type": "mixup"}, {"type": "cutmix"}]}, "inconsistent-spec", "/augmentation/1/type"),
     ({"adversarial_training": {"method": "ibp", "epsilon": 1.0}}, "unknown-choice", "/adversarial_training/method"),
     ({"adversarial_training": {"epsilon": 1.0}}, "validation-error", "/adversarial_training/method"),
-    ({"adversarial_training": {"method": "noise", "epsilon": 1.0}}, "unknown-field", "/adversarial_training/epsilon"),
+    ({"adversarial_training": {"method": "noise", "std": 1.0, "epsilon": 1.0}}, "unknown-field", "/adversarial_training/epsilon"),
     (
         {"dataset": "diabetes", "adversarial_training": {"method": "trades", "epsilon": 1.0}},
         "inconsistent-spec",
