@@ -31,6 +31,11 @@ class _Mix(Value):
         """Gradients with respect to the inputs that moving a batch takes."""
         return 1
 
+    @property
+    def passes(self) -> int:
+        """Passes of a step, where a plain one takes three: forward, backward to the weights, backward to the inputs."""
+        return 3 * (1 + (0 < self.weight < 1)) + (2 * self.gradients if self.weight else 0)
+
     def perturb(self, x: Tensor, loss_of: Loss, movable: Tensor | None = None, streams: Streams = ()) -> Tensor:
         """Rows x [N, ...] moved so as to raise `loss_of`; entries not `movable` stay. Without streams nothing is random."""
         raise NotImplementedError

@@ -40,7 +40,7 @@ class Ball(NamedTuple):
         """Rows after projected steps of a length, one for all or broadcast against rows; no gradient flows through them."""
         delta = start
         for _ in range(steps):
-            ascent = self.shape.direction(self.slope(x if delta is None else x + delta, loss_of)) * size
+            ascent = self.shape.direction(self.slope(x if delta is None else x + delta, loss_of)).mul_(size)
             delta = self.shape.project(ascent if delta is None else ascent.add_(delta), self.epsilon)
         return x.detach() if delta is None else x.detach() + delta
 

@@ -36,6 +36,11 @@ class _Smoothing(Value):
         """Gradients with respect to the inputs that moving a batch takes."""
         raise NotImplementedError
 
+    @property
+    def passes(self) -> int:
+        """Passes of a step, where a plain one takes three: forward, backward to the weights, backward to the inputs."""
+        return 6 + 2 * self.gradients if self.factor else 3
+
     def perturb(self, x: Tensor, loss_of: Loss, movable: Tensor | None = None, streams: Streams = ()) -> Tensor:
         """Rows x [N, ...] moved so as to raise `loss_of`; entries not `movable` stay. Without streams nothing is random."""
         raise NotImplementedError

@@ -227,6 +227,22 @@ def test_what_is_left_of_the_step_of_fast_is_each_rows_own() -> None:
     torch.testing.assert_close((moved - X)[:, 0], 0.8 * shares, rtol=1e-12, atol=1e-12)
 
 
+def test_passes_are_counted() -> None:
+    """A plain step takes three; the rules' own are counted where the loss is called."""
+    network, labels = net(), torch.tensor([0, 1, 2, 0, 1, 2])
+    for name, rule in RULES.items():
+        calls = []
+
+        def loss(x: Tensor) -> Tensor:
+            calls.append(1)  # noqa: B023
+            return F.cross_entropy(network(x), labels)
+
+        rule.perturb(X, loss, None, streams())
+        learned = 1 if getattr(rule, "weight", None) == 1 and name != "vat" else 2
+        assert rule.passes == 3 * learned + 2 * len(calls), name
+    assert [rule.model_copy(update={"weight": 0.0, "beta": 0.0}).passes for rule in RULES.values()] == [3] * 6
+
+
 # --- divergence -----------------------------------------------------------------------------------------------------
 
 

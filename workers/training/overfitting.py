@@ -91,8 +91,11 @@ class Watch:
         if not guard.overfits(fgsm, pgd, FALL):
             if guard.epoch == 0 or pgd >= guard.pgd:
                 guard.epoch, guard.fgsm, guard.pgd = run.epoch, fgsm, pgd
-                guard.tensors = {name: tensor.clone() for name, tensor in run.state(place).items()}
+                guard.tensors = {name: tensor.detach().clone() for name, tensor in run.state(place).items()}
             return None
+        if run.settle is not None:
+            run.settle()
+            run.settle = None
         with torch.no_grad():
             for name, tensor in run.state(place).items():
                 tensor.copy_(guard.tensors[name])
