@@ -9,7 +9,9 @@ from service.data.columns import Columns
 from service.data.fields import Description, Field
 from service.errors import Flaw
 from service.spec import TrainSpec
+from service.tricks.divergence import speaks
 from service.tricks.multitask import Target
+from service.tricks.smoothing import TRADES, VAT
 from service.tricks.splits import Split
 from service.tricks.stopping import EarlyStopping
 
@@ -27,6 +29,7 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
     yield from _features(spec, description, [target.name for target in targets if not target.from_inputs], fields)
     yield from _split(spec.split, description, parts, fields)
     yield from _training(spec, parts, warnings)
+    yield from _smoothing(spec)
     if spec.ensemble.selection is not None and spec.ensemble.size == 1:
         yield Flaw("/ensemble/selection", "inconsistent-spec", "of one member there is nobody to select")
     elif spec.ensemble.selection is not None and not unseen["validation"]:
@@ -137,6 +140,16 @@ def _unused(stopping: EarlyStopping, warnings: list[Flaw]) -> None:
         warnings.append(Flaw("/early_stopping/cap_epochs", "unused-choice", "only `then: continue` has a cap"))
     if stopping.retrain_by == "epochs" and stopping.then != "retrain":
         warnings.append(Flaw("/early_stopping/retrain_by", "unused-choice", "only `then: retrain` trains again"))
+
+
+def _smoothing(spec: TrainSpec) -> Flaws:
+    """Divergences between what heads say, where a head says no distribution."""
+    rule = spec.adversarial_training
+    if isinstance(rule, TRADES | VAT):
+        for target in spec.targets or ():
+            if not speaks(target):
+                message = f"{rule.method} compares distributions, and of {target.name!r} the loss {target.loss} learns the mean alone"
+                yield Flaw("/adversarial_training/method", "inconsistent-spec", message)
 
 
 def _monitor(monitor: str, spec: TrainSpec) -> Flaws:

@@ -50,14 +50,16 @@ class Load(NamedTuple):
     members: int
     shard: int = 1
     again: Again = Again()
+    passes: int = 3
+    """Of a step through the network, forward or backward; adversarial training takes more."""
 
 
 def cost_of(network: Network, load: Load) -> Cost:
     """The cost of training this network.
 
-    A step costs two operations per weight and row forward and four backward; memory holds the encoded dataset, for each of the
-    members that train side by side the copies of its parameters and a batch's activations three times over, and what
-    reconstructions say of all rows.
+    A pass costs two operations per weight and row, and a plain step is one forward and two backward; memory holds the encoded
+    dataset, for each of the members that train side by side the copies of its parameters and a batch's activations three times
+    over, and what reconstructions say of all rows.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())
     every = math.ceil(load.train / load.batch) * load.epochs
@@ -68,7 +70,7 @@ def cost_of(network: Network, load: Load) -> Cost:
     answers = load.rows * mirrored * (ANSWER_BYTES + (MEMBER_BYTES * load.members if load.members > 1 else 0))
     memory = BASE_BYTES + load.rows * load.row_bytes + together * (4 * COPIES * parameters + activations) + answers
     seen = min(load.train * load.epochs, steps * load.batch) + load.again.rows
-    flops = 6 * (parameters + network.saved) * seen * load.members
+    flops = 2 * load.passes * (parameters + network.saved) * seen * load.members
     return Cost(parameters, network.saved, memory, flops, steps + load.again.steps)
 
 

@@ -186,6 +186,7 @@ def _plan(
         epochs=spec.epochs,
         max_steps=spec.max_steps,
         members=spec.ensemble.size,
+        passes=spec.adversarial_training.passes if spec.adversarial_training is not None else 3,
         shard=max(map(len, shards)),
     )
     cost = cost_of(network, second_phase(spec, load, validation=parts["validation"]))

@@ -14,6 +14,7 @@ from service.inference.measuring import Found, Inquiry, jsonable_object, tempera
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.inference.report_activations import activations
+from service.inference.report_adversarial import adversarial_training
 from service.inference.report_invariance import invariance, noise
 from service.inference.report_normalization import constant_features, normalization
 from service.inference.report_stopping import early_stopping
@@ -46,6 +47,7 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "early_stopping": early_stopping(model, summaries[model.best]),
             "ensemble": ensemble(inquiry, summaries, members),
             "dropout": dropout(inquiry),
+            "adversarial_training": adversarial_training(inquiry, summaries),
             "calibration": _calibration(inquiry, axes, splits.get("test")),
             "normalization": normalization(material),
             "parameters": {"member": model.parameters, "saved_by_tying": model.networks[0].saved},

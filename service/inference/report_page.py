@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.inference import report_averages, report_scales
+from service.inference import report_adversarial, report_averages, report_scales
 from service.inference.report_markup import Html, document, element, figure, folded, number, section, table
 from service.inference.report_stopping_page import stopping
 from service.inference.report_tables import COLUMNS, metrics_table, named_targets
@@ -29,6 +29,7 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         report_averages.dropout(measured["dropout"], spec, plots.get("dropout.svg")),
         report_averages.uncertainty(measured["uncertainty"], spec),
         _targets(measured.get("targets")),
+        report_adversarial.shown(measured.get("adversarial_training")),
         _weights(measured),
         report_scales.activations(measured["activations"]),
         _augmentation(measured, plots.get("augmentation.svg")),

@@ -4,6 +4,7 @@ An attack sees rows `x` and `loss_of`, never a model. Projection and clipping ha
 clamp inside it kills the gradient of saturated entries.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
@@ -238,7 +239,7 @@ class PGD(_Attack):
         return alive
 
 
-def gradient(x: Tensor, loss_of: LossOf) -> Tensor:
+def gradient(x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
     """The gradient of each row's loss; the network's own gradients stay untouched."""
     leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():

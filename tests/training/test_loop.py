@@ -1,4 +1,4 @@
-"""The training loop: what is kept, what is measured, and what adversarial training adds."""
+"""The training loop: what is kept, and what is measured."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,11 @@ from scipy import stats
 from sklearn.linear_model import LinearRegression
 
 from service import blocks
-from service.inference.robustness import Subject
 from service.storage.files import Folder
-from service.tricks.attacks import FGSM
 from service.tricks.modes import Asking
 from service.tricks.stopping import improves
 from workers.messages import Assignment, Progress
-from workers.training import evaluation, steps
+from workers.training import evaluation
 from workers.training.checkpointing import pack
 from workers.training.loop import Epoch, train
 from workers.training.members import Shard
@@ -154,66 +152,6 @@ def test_what_is_learned_generalizes(bench: Any) -> None:
     assert found["r2"] > linear.score(diabetes.inputs[parts.test], truth[parts.test]) - 0.05
     one_for_all = -stats.norm.logpdf(truth[parts.test], truth[parts.train].mean(), truth[parts.train].std()).mean()
     assert found["nll"] < one_for_all - 0.1
-
-
-@pytest.mark.parametrize(("epsilon", "weight"), [(0.0, 1.0), (3.0, 0.0)])
-def test_adversarial_training_with_nothing_in_it_is_plain_training(bench: Any, epsilon: float, weight: float) -> None:
-    plain = bench.train(bench.material("digits", **SMALL))
-    trained = bench.train(bench.material("digits", **SMALL, adversarial_training={"method": "fgsm", "epsilon": epsilon, "weight": weight}))
-    for name, tensor in plain.run.only.best.items():
-        torch.testing.assert_close(trained.run.only.best[name], tensor, rtol=1e-6, atol=1e-7)
-
-
-def test_adversarial_training_resists_what_it_was_trained_on(bench: Any) -> None:
-    fields = {"architecture": {"type": "mlp", "hidden": [32]}, "epochs": 30, "early_stopping": None}
-    standing = {}
-    for name, training in (("plain", None), ("trained", {"method": "fgsm", "epsilon": 2.0})):
-        material = bench.material("digits", **fields, adversarial_training=training)
-        model = bench.model(material, bench.train(material))
-        x, labels = material.rows(material.parts.test)
-        subject = Subject(model, Asking().axes(model), x, labels["label"])
-        standing[name] = float(subject.attack(FGSM(epsilon=2.0))[1].double().mean())
-    assert standing["trained"] > standing["plain"] + 0.2
-
-
-def test_the_attack_sees_the_network_as_it_is_served(bench: Any) -> None:
-    """Without dropout and on running statistics: a perturbation draws no mask and moves no statistic."""
-    architecture = {"type": "mlp", "hidden": [12], "batch_norm": True, "dropout": 0.5}
-    material = bench.material(
-        "digits", **{**SMALL, "architecture": architecture}, adversarial_training={"method": "fgsm", "epsilon": 1.0, "weight": 1.0}
-    )
-    run = start(material, (0,), CPU)
-    task = Task(material, run, CPU)
-    twin = start(material, (0,), CPU)
-    x, labels = material.rows(material.parts.train[:64])
-    run.network.train()
-    loss = steps.objective(run.network, task, x.float(), labels)
-    # By hand: perturb with the served network, then one pass with masks from the same stream.
-    served = twin.network.eval()
-    moved = material.spec.adversarial_training.perturb(x.float(), lambda rows: task.loss(served(rows), labels))
-    twin.network.train()
-    gate = Task(material, twin, CPU).gate
-    torch.testing.assert_close(loss, task.loss(twin.network(moved, gate), labels), rtol=0, atol=0)
-    assert pack(run.network.learned()) == pack(twin.network.learned()), "running statistics moved once, in the pass that learns"
-    assert torch.equal(run.only.streams["masks"].get_state(), twin.only.streams["masks"].get_state())
-    assert run.network.training
-
-
-@pytest.mark.parametrize("weight", [0.3, 1.0])
-def test_the_weight_is_the_share_of_the_adversarial_loss(bench: Any, weight: float) -> None:
-    training = {"method": "fgsm", "epsilon": 1.0, "weight": weight}
-    material = bench.material("digits", **SMALL, adversarial_training=training)
-    run = start(material, (0,), CPU)
-    task = Task(material, run, CPU)
-    x, labels = material.rows(material.parts.train[:64])
-
-    def plain(rows: torch.Tensor) -> torch.Tensor:
-        return task.loss(run.network(rows), labels)
-
-    moved = material.spec.adversarial_training.perturb(x.float(), plain)
-    expected = weight * plain(moved) + (1 - weight) * plain(x.float())
-    torch.testing.assert_close(steps.objective(run.network, task, x.float(), labels), expected)
-    assert float(plain(moved).detach()) > float(plain(x.float()).detach()) + 0.1
 
 
 @pytest.mark.parametrize("name", ["classes", "categories", "gaps"])

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from service.nets.network import stack, stackable
 from tests.training.test_resume import CPU, JOBS, material_of, on
+from workers.training.adversary import objective
 from workers.training.checkpointing import pack
 from workers.training.loop import Epoch, train
-from workers.training.run import Run, build, start
-from workers.training.steps import objective
+from workers.training.run import STREAMS, Run, build, start
 from workers.training.task import Task
 
 MEMBERS = (0, 1, 2)
@@ -35,7 +35,7 @@ def first_gradients(made: Any, run: Run) -> dict[str, Tensor]:
     run.network.train()
     if task.gating is not None:
         task.gating.draw(run.streams("gates"))
-    loss = objective(run.network, task, x.float(), labels)
+    loss = objective(run.network, task, x.float(), labels, run.members)
     loss.sum().backward()
     if task.gating is not None:
         with torch.no_grad():
@@ -143,7 +143,7 @@ def test_equal_seeds_make_equal_members(bench: Any, name: str) -> None:
 def facts(run: Run, everyone: list[Any]) -> tuple[Any, ...]:
     """All that a finished stack leaves behind."""
     kept = [(pack(member.best), vars(member.patience), member.history, member.reason) for member in everyone]
-    streams = [stream.get_state().tolist() for name in ("order", "masks") for stream in run.streams(name)]
+    streams = [stream.get_state().tolist() for name in STREAMS for stream in run.streams(name)]
     return kept, streams, pack(run.network.learned()), run.step, run.epoch
 
 

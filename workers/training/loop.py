@@ -33,6 +33,8 @@ class Epoch:
     step: int
     measured: dict[int, Values] = field(default_factory=dict)
     ended: tuple[Member, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the job's log should say."""
 
     @property
     def values(self) -> Values:
@@ -88,8 +90,10 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
     rows = min(run.position * task.batches.size, task.batches.rows)
     losses = [] if run.loss is None else run.loss.reshape(-1).tolist()
     validation = task.evaluate(run.network)
+    scores = task.watch.scores(run.network, task.movable) if task.watch is not None else None
     run.order = None
     measured: dict[int, Values] = {}
+    notes: list[str | None] = []
     for place, member in enumerate(run.members):
         values = {"train.loss": losses[place] / rows, "learning_rate": rate_of(run.optimizer, place)}
         penalties = task.penalties.values(place)
@@ -97,13 +101,16 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
         values |= {f"penalty.{name}": value for name, value in penalties.items()}
         values |= {f"sparsity.{name}": share for name, share in task.penalties.sparsity(place).items()}
         values |= {f"validation.{name}": value for name, value in validation[place].items()}
+        if task.watch is not None and scores is not None:
+            notes.append(task.watch.judge(run, place, scores, values))
         _decide(run, task, place, values)
         if run.second is not None:
             values = {f"{SECOND}{name}": value for name, value in values.items()}
         for name in task.curves & values.keys():
             member.history.setdefault(name, []).append(values[name])
         measured[member.number] = values
-    return Epoch(run.epoch, run.step, measured, tuple(member for member in run.members if member.reason is not None))
+    ended = tuple(member for member in run.members if member.reason is not None)
+    return Epoch(run.epoch, run.step, measured, ended, tuple(note for note in notes if note is not None))
 
 
 def _decide(run: Run, task: Task, place: int, values: Values) -> None:
@@ -119,7 +126,8 @@ def _decide(run: Run, task: Task, place: int, values: Values) -> None:
     elif stopping is None or watched is None:
         _keep_last(run, place)
     else:
-        member.patience = stopping.observe(member.patience, values[watched], epoch=run.epoch, step=run.step)
+        value = math.nan if member.guard.back_in(run.epoch) else values[watched]
+        member.patience = stopping.observe(member.patience, value, epoch=run.epoch, step=run.step)
         if member.patience.epoch == run.epoch:
             run.keep_best(place, moments=stopping.then == "continue")
         if stopping.stops(member.patience):

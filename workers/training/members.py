@@ -127,6 +127,8 @@ class Shard:
         """Report what an epoch measured; the weights of who ended are stored before a checkpoint leaves them out."""
         for number, values in record.measured.items():
             self.link.metrics([(number, record.epoch, name, value) for name, value in values.items()])
+        for note in record.notes:
+            self.link.log(note, "warning")
         if run.reason is None:
             for member in record.ended:
                 self._close(member, run)

@@ -12,6 +12,7 @@ from service.nets.network import Network, is_weight, stack
 from service.tricks.dropout import Sampled
 from service.tricks.stopping import Patience, Second
 from workers.training.batches import batch_rows
+from workers.training.guard import GOOD, Guard
 
 BEST = "best."
 """What the names of the best weights begin with in a checkpoint."""
@@ -19,7 +20,7 @@ MOMENTS = "best-optimizer."
 """What the names of the optimizer's state at the best weights begin with."""
 KEPT = "best"
 """What both begin with: nobody writes to them again."""
-STREAMS = ("order", "masks")
+STREAMS = ("order", "masks", "adversarial")
 """The members' random streams during training; with gates there is one more, `gates`."""
 
 
@@ -39,21 +40,26 @@ class Member:
     """Why its training ended."""
     second: Second | None = None
     """Its second phase, while it is in it."""
+    guard: Guard = field(default_factory=Guard)
+    """What `fast` adversarial training goes back to."""
 
     def capture(self) -> dict[str, Any]:
-        """All but the best weights, as tensors and plain values."""
+        """All but weights, as tensors and plain values."""
         streams = {name: stream.get_state() for name, stream in self.streams.items()}
         second = dict(vars(self.second)) if self.second is not None else None
         return {
             "number": self.number, "streams": streams, "patience": dict(vars(self.patience)), "history": self.history, "second": second,
+            "guard": self.guard.capture(),
         }  # fmt: skip
 
     def restore(self, captured: dict[str, Any]) -> None:
         """Take over what `capture` gave."""
         for name, stream in self.streams.items():
-            stream.set_state(captured["streams"][name])
+            if name in captured["streams"]:  # an older release's checkpoint has not all of them, and drew nothing from the others
+                stream.set_state(captured["streams"][name])
         self.patience, self.history = Patience(**captured["patience"]), captured["history"]
         self.second = Second(**captured["second"]) if captured.get("second") is not None else None
+        self.guard = Guard(**captured.get("guard", {}))
 
 
 @dataclass
@@ -108,6 +114,17 @@ class Run:
         """The present weights of the member at that place."""
         learned = self.network.learned()
         return learned if self.network.members is None else {name: tensor[place] for name, tensor in learned.items()}
+
+    def state(self, place: int) -> dict[str, Tensor]:
+        """Weights of the member at that place, and its optimizer's moments as `<number of the parameter>/<name>`, where they lie."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        moments = {
+            f"{i}/{name}": value if self.network.members is None else value[place]
+            for i, parameter in enumerate(parameters)
+            for name, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor) and value.shape == parameter.shape
+        }
+        return {**self.learned(place), **moments}
 
     def keep_best(self, place: int, *, moments: bool = False) -> None:
         """Remember the present weights of the member at that place, in memory of their own: a checkpoint may hold the last ones.
@@ -167,6 +184,7 @@ class Run:
         for member in self.members:
             weights |= {f"{BEST}{member.number}.{name}": tensor for name, tensor in member.best.items()}
             weights |= {f"{MOMENTS}{member.number}.{name}": tensor for name, tensor in member.moments.items()}
+            weights |= {f"{GOOD}{member.number}.{name}": tensor for name, tensor in member.guard.tensors.items()}
         rest = {
             "members": [member.capture() for member in self.members],
             "optimizer": self.optimizer.state_dict(),
@@ -188,6 +206,7 @@ class Run:
             member.restore(captured)
             member.best = {name: tensor.clone() for name, tensor in _below(f"{BEST}{member.number}.", weights).items()}
             member.moments = {name: tensor.clone() for name, tensor in _below(f"{MOMENTS}{member.number}.", weights).items()}
+            member.guard.tensors = _below(f"{GOOD}{member.number}.", weights)
         self.order, self.position = rest["order"], rest["position"]
         self.epoch, self.step, self.loss = rest["epoch"], rest["step"], rest["loss"]
 

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from service.nets.network import Network
-from service.tricks.dropout import SCALED
 from service.tricks.optimization import set_rates
-from workers.training.batches import Batch, Labels
+from workers.training.adversary import objective
+from workers.training.batches import Batch
 from workers.training.run import Run
 from workers.training.task import Task
 
@@ -21,7 +20,7 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
         x = x.to(torch.float32)
     if task.gating is not None:
         task.gating.draw(run.streams("gates"))
-    loss = objective(network, task, x, labels)
+    loss = objective(network, task, x, labels, run.members)
     (loss if loss.ndim == 0 else loss.sum()).backward()
     if task.scheduled:
         factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)
@@ -40,26 +39,3 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
     for parameter in task.parameters:
         parameter.grad = None
     return loss.detach()
-
-
-def objective(network: Network, task: Task, x: Tensor, labels: Labels) -> Tensor:
-    """The data loss, [] or each member's [K], part of it at adversarial inputs where the spec says so."""
-    adversarial = task.spec.adversarial_training
-    if adversarial is None:
-        return task.loss(network(x, task.gate), labels)
-    # The attack sees the network as it will be served: without dropout, with running statistics.
-    if task.modal:
-        network.eval()
-    rows = x.shape[: 1 if network.members is None else 2]
-    flat = x.flatten(0, len(rows) - 1)
-
-    def loss_of(moved: Tensor) -> Tensor:
-        return task.loss(network(moved.unflatten(0, rows), SCALED), labels).sum()
-
-    moved = adversarial.perturb(flat, loss_of, task.movable).unflatten(0, rows)
-    if task.modal:
-        network.train()
-    loss = adversarial.weight * task.loss(network(moved, task.gate), labels)
-    if adversarial.weight < 1:
-        loss = loss + (1 - adversarial.weight) * task.loss(network(x, task.gate), labels)
-    return loss

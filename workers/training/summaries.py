@@ -33,6 +33,7 @@ def summarize(member: Member, run: Run, material: Material, store: Store, prefix
         "stopped_by": member.reason,
         "distance": distance(material, member.number, member.best),
         "second": None,
+        "rolled_back": list(member.guard.rolled_back),
         "history": _history(store, key, member),
     }
 
@@ -43,6 +44,7 @@ def conclude(summary: Summary, run: Run, store: Store, prefix: str) -> Summary:
     if second is None:
         raise ValueError("a second phase is concluded")
     found = {**summary, "stop_reason": member.reason, "history": _history(store, key, member)}
+    found["rolled_back"] = [*summary.get("rolled_back", ()), *member.guard.rolled_back]
     if member.reason in COMPLETE:
         found["file"] = write_bytes(store, f"{key}.safetensors", pack(member.best))
     lasted = second.describe(epoch=run.epoch, step=run.step)

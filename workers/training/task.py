@@ -10,6 +10,7 @@ from service.inference.augmenting import augmented
 from service.inference.material import Material
 from service.inference.sources import constants_of
 from service.nets.base import BatchNorm
+from service.tricks.adversarial import FastTraining
 from service.tricks.dropout import SCALED
 from service.tricks.optimization import Constant
 from service.tricks.stopping import SECOND
@@ -17,6 +18,7 @@ from workers.training.batches import Batches, batch_rows, member_rows, steps_per
 from workers.training.evaluation import Evaluation
 from workers.training.gating import gating_of
 from workers.training.objective import WEIGHTS, DataLoss
+from workers.training.overfitting import Watch
 from workers.training.penalties import Penalties
 from workers.training.run import Run
 
@@ -57,6 +59,9 @@ class Task:
         self.steps = min(spec.epochs * self.every, spec.max_steps or spec.epochs * self.every)
         self.gate = run.gate if spec.drops else SCALED
         self.curves = {"train.loss", "validation.loss", spec.monitored or "validation.loss"}
+        rule = spec.adversarial_training
+        self.watch = Watch(material, self.loss, rule, device, beat) if isinstance(rule, FastTraining) else None
+        """What sees one-step training overfit to its step."""
         part = None
         if second is not None:
             self.steps, self.curves = second.last, {f"{SECOND}train.loss", f"{SECOND}validation.loss"}
