@@ -106,8 +106,8 @@ def tying(http: httpx2.Client) -> bool:
     return said(f"tied: {plans[1][0]:,} parameters instead of {plans[0][0]:,}", f"saves {saved:,}; {weights:,} weights stored", held)
 
 
-def mnist(http: httpx2.Client, test: list[int], epochs: int, **fields: object) -> Answer:
-    """The report of 784-128-32-128-784 on MNIST, with its errors on test printed."""
+def mnist(http: httpx2.Client, test: list[int], epochs: int, *, name: str, **fields: object) -> Answer:
+    """The report of 784-128-32-128-784 on MNIST, with its errors on test printed beside a name."""
     net = {"type": "autoencoder", "hidden": [128], "code": 32, "tied": bool(fields.pop("tied", False))}
     spec = {
         "dataset": "mnist", "split": {"test_rows": test, "validation": 1 / 12}, "epochs": epochs, "batch_size": 128,
@@ -117,7 +117,7 @@ def mnist(http: httpx2.Client, test: list[int], epochs: int, **fields: object) -
     found = report(http, job)
     errors = found["splits"]["test"]
     said(
-        f"mnist{', tied' if net['tied'] else ''}{f', {fields}' if fields else ''}: {found['parameters']['member']:,} parameters",
+        f"mnist, {name}: {found['parameters']['member']:,} parameters",
         f"normalized {errors['error_normalized']:.4f} original {errors['error_original']:.1f} ({seconds:.0f} s)",
     )
     return found
@@ -126,7 +126,10 @@ def mnist(http: httpx2.Client, test: list[int], epochs: int, **fields: object) -
 def tied_mnist(http: httpx2.Client, epochs: int) -> bool:
     """Tied against untied; one mean and scale for all pixels, so that the two errors differ by a factor alone."""
     test = upload_mnist(http)
-    free, tied = (mnist(http, test, epochs, tied=tied)["splits"]["test"]["error_original"] for tied in (False, True))
+    free, tied = (
+        mnist(http, test, epochs, name="tied" if tied else "untied", tied=tied)["splits"]["test"]["error_original"]
+        for tied in (False, True)
+    )
     return said("error of tied over untied, on test", f"{tied / free:.3f}")
 
 
@@ -135,7 +138,7 @@ def units(http: httpx2.Client, epochs: int) -> bool:
     test, found = upload_mnist(http), {}
     for loss in ("mse", "mse_original"):
         target = {"name": "input", "task": "reconstruction", "loss": loss}
-        found[loss] = mnist(http, test, epochs, targets=[target], preprocessing={"per": "feature"})
+        found[loss] = mnist(http, test, epochs, name=f"a scale for each pixel, {loss}", targets=[target], preprocessing={"per": "feature"})
     constant, errors = found["mse"]["constant_features"], {loss: each["splits"]["test"] for loss, each in found.items()}
     train, part = constant["train"] / 784, constant["test"] / 784
     held = [
