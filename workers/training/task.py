@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from service.inference.asking import quiet
 from service.inference.augmenting import augmented
@@ -34,10 +35,7 @@ class Task:
         self.spec = spec
         self.device = device
         self.beat = beat
-        labels = material.labels if material.weights is None else {**material.labels, WEIGHTS: material.weights}
-        size = batch_rows(material, validation=second is not None)
-        mirror = material.mirror if material.mirrored else None
-        self.batches = Batches(material.inputs, labels, rows, size=size, device=device, mirror=mirror)
+        self.batches = _batches(material, rows, batch_rows(material, validation=second is not None), device)
         self.augmented = augmented(material, [member.number for member in run.members]) if spec.augmentation else None
         self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
         own = [spec.of(member.number) for member in run.members]
@@ -69,3 +67,9 @@ class Task:
             if not second.by_epochs:  # a step has the learning rate that it had, or would have had, in the first phase
                 self.every = steps_per_epoch(material)
         self.evaluate = Evaluation(material, sum(site.units for site in run.network.sites), device, beat, part=part)
+
+
+def _batches(material: Material, rows: NDArray[np.int64], size: int, device: torch.device) -> Batches:
+    """Batches of the members' rows, with what a row counts and labels that are inputs where the job has them."""
+    labels = material.labels if material.weights is None else {**material.labels, WEIGHTS: material.weights}
+    return Batches(material.inputs, labels, rows, size=size, device=device, mirror=material.mirror if material.mirrored else None)
