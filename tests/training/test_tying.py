@@ -272,8 +272,8 @@ TIED["architecture"] = {"type": "autoencoder", "hidden": [16], "code": 4, "tied"
     ("penalty", "pointer"),
     [
         ({"type": "l0", "alpha": 0.1, "layers": ["encoder.*"]}, "/regularizers/0"),
-        ({"type": "l2", "alpha": 0.1, "layers": ["decoder.*"]}, "/regularizers/0"),
-        ({"type": "share", "layers": ["decoder.0", "head.input"]}, "/regularizers/0"),
+        ({"type": "l2", "alpha": 0.1, "layers": ["decoder.*"]}, "/regularizers/0/layers"),
+        ({"type": "share", "layers": ["decoder.0", "head.input"]}, "/regularizers/0/layers"),
         ({"type": "tie", "between": ["encoder.0", "decoder.0"], "alpha": 0.1}, "/regularizers/0/between"),
     ],
 )
