@@ -9,6 +9,7 @@ from torch import Tensor
 
 from service.inference.robustness import Subject
 from service.tricks.attacks import FGSM, PGD
+from service.tricks.divergence import divergence
 from service.tricks.modes import Asking
 from workers.training.adversary import objective
 from workers.training.checkpointing import pack
@@ -158,6 +159,24 @@ def test_rows_without_labels_count_in_the_divergence(bench: Any) -> None:
     assert not missing.all()
     only = objective(run.network, task, x[missing], {name: values[missing] for name, values in labels.items()}, run.members)
     assert float(only.detach()) > 0, "no label, and still a loss"
+
+
+def test_targets_whose_weight_is_learned_count_once_in_the_divergence(bench: Any) -> None:
+    targets = [{"name": "kind", "weight": "learned"}, {"name": "size", "loss": "gaussian_nll", "weight": 0.5}]
+    training = {"method": "trades", "epsilon": 0.3, "steps": 2, "beta": 2.0}
+    made, run, task, _, _ = begun(bench, training, bench.gappy(), batch_size=32, targets=targets)
+    x, labels = made.rows(made.parts.train)
+    moved = made.spec.adversarial_training.perturb(
+        x, lambda rows: _apart(made, run, x, rows), None, start(made, (0,), CPU).streams("adversarial")
+    )
+    expected = task.loss(run.network(x), labels) + 2 * _apart(made, run, x, moved)
+    torch.testing.assert_close(objective(run.network, task, x, labels, run.members), expected, rtol=1e-4, atol=1e-5)
+
+
+def _apart(made: Any, run: Run, x: Tensor, moved: Tensor) -> Tensor:
+    clean, other = run.network(x), run.network(moved)
+    parts = [divergence(target, clean[target.name], other[target.name]).mean() for target in made.targets]
+    return parts[0] + 0.5 * parts[1]
 
 
 def test_numbers_are_moved_by_their_squared_error(bench: Any) -> None:

@@ -59,6 +59,27 @@ def test_numbers_are_watched_by_their_squared_error(bench: Any) -> None:
         assert pgd <= fgsm + 0.02 <= 1
 
 
+CODE = {"type": "autoencoder", "code": 8}
+OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "quantiles": ("diabetes", {"targets": [{"name": "target", "loss": "quantile", "quantiles": [0.1, 0.5, 0.9]}]}, "r2"),
+    "smoothed classes": ("digits", {"targets": [{"name": "label", "label_smoothing": 0.1}]}, "accuracy"),
+    "inputs": (
+        "digits",
+        {"targets": [{"name": "input", "task": "reconstruction"}], "architecture": {"type": "autoencoder", "code": 8}},
+        "r2",
+    ),
+    "mixed classes": ("digits", {"augmentation": [{"type": "mixup"}]}, "accuracy"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_targets_are_watched_too(bench: Any, name: str) -> None:
+    dataset, fields, score = OTHERS[name]
+    done = bench.train(bench.material(dataset, **{**FAST, "batch_size": 64, **fields}))
+    for fgsm, pgd in zip(done.series(f"validation.fgsm_{score}"), done.series(f"validation.pgd_{score}"), strict=True):
+        assert pgd <= fgsm + 0.02 <= 1.02
+
+
 def test_without_validation_rows_training_rows_are_watched(bench: Any) -> None:
     made = bench.material("digits", **FAST, split={"test": 0.2})
     assert len(made.parts.validation) == 0

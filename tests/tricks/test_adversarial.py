@@ -13,7 +13,7 @@ from service.catalog import kinds
 from service.tricks import adversarial, smoothing
 from service.tricks.adversarial import AdversarialTraining, FastTraining, FGSMTraining, NoiseTraining, PGDTraining
 from service.tricks.divergence import divergence, speaks
-from service.tricks.multitask import Classification, Regression
+from service.tricks.multitask import Classification, Reconstruction, Regression, SoftLabels
 from service.tricks.norms import NORMS
 from service.tricks.smoothing import TRADES, VAT
 
@@ -268,6 +268,8 @@ def test_the_divergence_of_gaussians_is_torchs() -> None:
 
 
 def test_which_heads_say_a_distribution() -> None:
-    assert speaks(Classification(name="y"))
+    for target in (Classification(name="y"), Classification(name="y", loss="focal", gamma=2.0), SoftLabels(name="y")):
+        assert speaks(target)
     assert speaks(Regression(name="y", loss="gaussian_nll"))
-    assert not speaks(Regression(name="y"))
+    for target in (Regression(name="y"), Regression(name="y", loss="quantile", quantiles=(0.1, 0.5, 0.9)), Reconstruction(name="input")):
+        assert not speaks(target)
