@@ -170,8 +170,14 @@ def test_a_robustness_job_tells_curves_worst_case_and_checks(desk: Desk, job: di
     assert all(w <= attack["curve"][i]["accuracy"] for i, w in enumerate(worst) for attack in result["attacks"])
     broken = result["per_row"]["broken_at"]
     assert sum(epsilon is None for epsilon in broken) == round(worst[-1] * 100)
-    assert result["reliable"] in (None, False)
-    assert len(result["checks"]) == 5
+    assert len(result["checks"]) == 9
+    assert result["reliable"] is (not result["reasons"])
+    assert result["reasons"] == [each["name"] for each in result["checks"] if not each["passed"]]
+    for at, by, length, near in zip(
+        *(result["per_row"][name] for name in ("broken_at", "broken_by", "perturbation", "nearest_other")), strict=True
+    ):
+        assert (by is None) == (length is None) == (near is None)
+        assert by is None or (by in {"gaussian_noise", "fgsm", "pgd"} and length > 0 and near > 0 and at > 0)
     assert desk.report(job)["robustness"] == result
 
 
