@@ -3,14 +3,12 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from service.data.columns import stored
-from service.inference import diagnostics, robustness_result
 from service.inference.curves import piece
 from service.inference.material import prepare
 from service.inference.model import from_files
@@ -88,32 +86,6 @@ class Siege:
 def attack_rows(assignment: Assignment, link: Link) -> Done | Drained:
     """Every attack at every epsilon on this shard's rows, or on those that were reached when it was told to end."""
     return Siege(assignment, link).run()
-
-
-def publish_robustness(assignment: Assignment, link: Link) -> Done:
-    """The result of the whole job, with the checks; what no shard reached is left out."""
-    spec = RobustnessSpec.model_validate(assignment.spec)
-    pieces = [part for result in assignment.results for part in result["pieces"]]
-    reason = next((result["ordered"] for result in assignment.results if result["ordered"]), None)
-    if not pieces:
-        return Done({"model": None, "result": {}, "best": None, "stop_reason": reason})
-    result = robustness_result.combine(pieces, spec.attacks, spec.epsilons)
-    ground = Ground(assignment, spec)
-    checks: list[diagnostics.Check] = []
-    if ground.target.says == "classes" and reason is None:
-        beat = partial(link.progress, Progress(1.0, 0, 0, None, "evaluating", None))
-        broken_at = result["per_row"]["broken_at"][: diagnostics.ROWS]
-        reached = [float(np.mean([at is None or at > epsilon for at in broken_at])) for epsilon in spec.epsilons]
-        checks = diagnostics.check(ground.subject(slice(0, diagnostics.ROWS), beat), spec.attacks, spec.epsilons, reached)
-    result["per_row"] = {**ground.labelled([part["rows"] for part in pieces]), **result["per_row"]}
-    head = {
-        "model": spec.model,
-        "split": spec.split,
-        "mode": ground.axes.mode,
-        "bounds": robustness_result.bounds(spec.attacks, ground.model),
-    }
-    found = {**head, **result, **diagnostics.verdict(checks)}
-    return Done({"model": None, "result": found, "best": None, "stop_reason": reason})
 
 
 class Ground:
