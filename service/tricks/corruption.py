@@ -62,7 +62,7 @@ class Corruption(Value, ABC):
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """Rows corrupted, within the bounds of the training rows."""
         moved = self.corrupted(x, box, self.generator(x))
-        return Attacked(box.apply(x, moved - x) if self.pictures_only else moved)
+        return Attacked(box.inside(x, moved) if self.pictures_only else moved)
 
     @abstractmethod
     def corrupted(self, x: Tensor, box: Box, generator: torch.Generator) -> Tensor:

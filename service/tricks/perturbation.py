@@ -94,7 +94,10 @@ class Box:
 
     def apply(self, x: Tensor, delta: Tensor) -> Tensor:
         """x + delta inside the bounds; a row that lay outside before may stay where it was, but goes no further."""
-        moved = x + self.free(delta)
+        return self.inside(x, x + self.free(delta))
+
+    def inside(self, x: Tensor, moved: Tensor) -> Tensor:
+        """Rows that x became, inside the bounds."""
         if self.low is not None and self.high is not None:
             moved = torch.minimum(torch.maximum(moved, torch.minimum(self.low, x)), torch.maximum(self.high, x))
         return moved
