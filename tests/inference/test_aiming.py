@@ -11,6 +11,7 @@ from service.inference.asking import ask
 from service.inference.attacking import AttackRequest, answer
 from service.inference.boxes import box_of, missing_row, placed
 from service.inference.robustness import Subject
+from service.inference.transfer import transfer
 from service.tricks.attacks import APGD, FAB, FGSM, PGD, Ladder, Square
 from service.tricks.corruption import Missing
 from service.tricks.modes import Asking
@@ -62,6 +63,18 @@ def test_a_source_is_followed_and_the_predictor_judges(bench: Any) -> None:
     assert torch.equal(whole.attack(alone).moved[chosen], member.attack(FGSM(epsilon=0.3)).moved[chosen])
     after = ask(model, transferred.moved, whole.axes)["kind"].prediction
     assert torch.equal(after == whole.labels, transferred.standing)
+
+
+def test_transfer_between_members_is_weaker_than_on_oneself(bench: Any) -> None:
+    model, x = bench.model(hidden=[16], size=3), bench.inputs(200)
+    found = transfer(bench.subject(model, x), FGSM(epsilon=0.0), (0.0, 0.3))
+    assert found is not None
+    table = torch.tensor(found["accuracy"])
+    assert (found["epsilon"], found["members"], table.shape) == (0.3, [0, 1, 2], (3, 3))
+    off = (table.sum() - table.trace()) / 6
+    assert float(table.trace() / 3) < float(off) - 0.05
+    assert found["direct"] < min(found["together"])
+    assert transfer(bench.subject(bench.model(), x), FGSM(epsilon=0.0), (0.3,)) is None
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -11,6 +11,7 @@ from service.inference.asking import ask
 from service.inference.plots.robustness import Example
 from service.inference.plots.robustness import robustness as draw
 from service.inference.pools import Classes
+from service.inference.transfer import transfer
 from service.inference.trials import leading
 from service.spec import RobustnessSpec
 from service.tricks.attacks import AnyAttack
@@ -32,19 +33,22 @@ def publish_robustness(assignment: Assignment, link: Link) -> Done:
         return Done({"model": None, "result": {}, "best": None, "stop_reason": reason})
     result = robustness_result.combine(pieces, spec.attacks, spec.epsilons)
     ground = Ground(assignment, spec)
+    head: dict[str, Any] = {
+        "model": spec.model,
+        "split": spec.split,
+        "mode": ground.axes.mode,
+        "bounds": robustness_result.bounds(spec.attacks, ground.model),
+        "transfer": None,
+    }
     checks: list[diagnostics.Check] = []
     if ground.target.says == "classes" and reason is None:
         beat = partial(link.progress, Progress(1.0, 0, 0, None, "evaluating", None))
         broken_at = result["per_row"]["broken_at"][: diagnostics.ROWS]
         reached = [float(np.mean([at is None or at > epsilon for at in broken_at])) for epsilon in spec.epsilons]
-        checks = diagnostics.check(ground.subject(slice(0, diagnostics.ROWS), beat), spec.attacks, spec.epsilons, reached)
+        subject, lead = ground.subject(slice(0, diagnostics.ROWS), beat), leading(spec.attacks)
+        checks = diagnostics.check(subject, spec.attacks, spec.epsilons, reached)
+        head["transfer"] = transfer(subject, lead, spec.epsilons) if lead is not None else None
     result["per_row"] = {**ground.labelled([part["rows"] for part in pieces]), **result["per_row"]}
-    head = {
-        "model": spec.model,
-        "split": spec.split,
-        "mode": ground.axes.mode,
-        "bounds": robustness_result.bounds(spec.attacks, ground.model),
-    }
     found = {**head, **result, **diagnostics.verdict(checks)}
     content = draw(found, examples(ground, found, spec.attacks) if checks else [], span(ground))
     record = write_bytes(assignment.store, picture_key(spec.model, assignment.job_id), content)
