@@ -9,8 +9,8 @@ from torch import Tensor
 from service.data.encoding import Encoding
 from service.errors import Flaw, Invalid, TooLarge, invalid
 from service.flaws import cut, pointer
-from service.inference.aiming import LossOf, Predictor, aimed, check_attack
 from service.inference import reconstructing
+from service.inference.aiming import LossOf, Predictor, aimed, check_attack
 from service.inference.asking import ask, networks_asked
 from service.inference.boxes import bounds_used, missing_row, placed
 from service.inference.deployed import source_axes

@@ -10,6 +10,7 @@ from service.inference.trials import STEPS, Trial
 from service.tricks.attacks import PGD, Perturbation
 from service.tricks.modes import Asking
 from service.tricks.perturbation import Source
+from service.tricks.targets import agrees
 
 MOST_MEMBERS = 8
 """Members that are attacked: the first of those that answer."""
@@ -38,4 +39,4 @@ def transfer(subject: Subject, lead: Perturbation, epsilons: Sequence[float]) ->
 def _accuracy(subject: Subject, moved: Any, member: int) -> float:
     """A member's accuracy, weight-scaled."""
     answer = ask(subject.model, moved, Asking(members=member).axes(subject.model), beat=subject.beat)[subject.target]
-    return float((answer.prediction == subject.labels).float().mean()) if isinstance(answer, Classes) else float("nan")
+    return float(agrees(answer.prediction, subject.labels).float().mean()) if isinstance(answer, Classes) else float("nan")

@@ -130,8 +130,10 @@ class Worst:
     def note(self, places: Tensor, moved: Tensor, values: Tensor, broken: Tensor) -> None:
         """Points of some rows, by their indices, with their loss and whether they are broken."""
         worse = broken | (values >= self.values[places])
-        self.inputs[places] = torch.where(rows(worse, moved), moved, self.inputs[places])
-        self.values[places] = torch.where(worse, values.to(self.values.dtype), self.values[places])
+        # As a rule all are: every step is to raise the loss.
+        if not bool(worse.all()):
+            places, moved, values = places[worse], moved[worse], values[worse]
+        self.inputs[places], self.values[places] = moved, values.to(self.values.dtype)
 
 
 class Source(Value):
