@@ -11,7 +11,7 @@ from service.data.encoding import Features
 from service.data.fields import Description
 from service.nets import Architecture
 from service.tricks.adversarial import AdversarialTraining
-from service.tricks.attacks import Attack
+from service.tricks.attacks import Attack, smallest
 from service.tricks.augmentation import Augmentation
 from service.tricks.bagging import Ensemble
 from service.tricks.choices import AtMost, refuse
@@ -179,15 +179,18 @@ class TrainSpec(_Job):
         return f"validation.{monitor.removeprefix(f'{targets[0].name}.') if len(targets) == 1 else monitor}"
 
 
-class _EpsilonsAside:
-    """The schema of attacks as a robustness job has them: without an epsilon of their own."""
+SIZES = ("epsilon", "severity")
+
+
+class _SizesAside:
+    """The schema of attacks as a robustness job has them: without an epsilon or a severity of their own."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         shown = handler(schema)
         kinds = [dict(handler.resolve_ref_schema(kind)) for kind in shown["items"]["oneOf"]]
         for kind in kinds:
-            kind["properties"] = {name: field for name, field in kind["properties"].items() if name != "epsilon"}
-            kind["required"] = [name for name in kind["required"] if name != "epsilon"]
+            kind["properties"] = {name: field for name, field in kind["properties"].items() if name not in SIZES}
+            kind["required"] = [name for name in kind.get("required", ()) if name not in SIZES]
         return {**shown, "items": {"oneOf": kinds}}
 
 
@@ -202,10 +205,10 @@ class RobustnessSpec(_Job, Asking):
     """The part whose rows are attacked."""
     rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Most rows: the first of the part."""
-    attacks: Annotated[tuple[Attack, ...], ITEMS, AtMost(16), _EpsilonsAside(), Field(min_length=1, examples=[[{"type": "fgsm"}]])]
+    attacks: Annotated[tuple[Attack, ...], ITEMS, AtMost(16), _SizesAside(), Field(min_length=1, examples=[[{"type": "fgsm"}]])]
     """The attacks, without epsilon."""
     epsilons: Annotated[tuple[Annotated[float, Field(ge=0, le=1e30)], ...], ITEMS, AtMost(64), Field(min_length=1, examples=[[0.0, 1.0]])]
-    """Sizes of the perturbation, ascending, in the inputs' own unit."""
+    """Sizes of the perturbation, ascending, in the inputs' own unit; corruption has its five severities instead."""
 
     @model_validator(mode="before")
     @classmethod
@@ -213,9 +216,10 @@ class RobustnessSpec(_Job, Asking):
         if not isinstance(value, dict) or not isinstance(value.get("attacks"), list):
             return value
         for i, attack in enumerate(value["attacks"]):
-            if isinstance(attack, dict) and "epsilon" in attack:
-                raise refuse("unknown-field", "a robustness job has epsilons for all its attacks", pointer=f"/attacks/{i}/epsilon")
-        attacks = [{**attack, "epsilon": 0.0} if isinstance(attack, dict) else attack for attack in value["attacks"]]
+            for name in SIZES if isinstance(attack, dict) else ():
+                if name in attack:
+                    raise refuse("unknown-field", "a robustness job has the sizes of all its attacks", pointer=f"/attacks/{i}/{name}")
+        attacks = [{**attack, **smallest(attack.get("type"))} if isinstance(attack, dict) else attack for attack in value["attacks"]]
         return {**value, "attacks": attacks}
 
     @field_validator("epsilons")
@@ -229,7 +233,8 @@ class RobustnessSpec(_Job, Asking):
         """The spec as JSON types, in the form in which it is sent."""
         shown = super().dump()
         for attack in shown["attacks"]:
-            del attack["epsilon"]
+            for name in SIZES:
+                attack.pop(name, None)
         return shown
 
 

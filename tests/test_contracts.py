@@ -13,8 +13,9 @@ from service.flaws import flaws_of
 from service.nets.mlp import MLP
 from service.nets.network import Network, NetworkSpec, Scale
 from service.settings import Settings
-from service.tricks.attacks import Attack, Box
+from service.tricks.attacks import Attack, Box, Perturbation
 from service.tricks.augmentation import Augmentation
+from service.tricks.criteria import CriterionName, criterion
 from service.tricks.multitask import Classification
 from service.tricks.normalization import Normalize
 from service.tricks.optimization import MOMENTS, Metric, Optimizer, Schedule
@@ -106,22 +107,35 @@ def network() -> Network:
 class Loss:
     """Cross-entropy of a small network."""
 
-    def __init__(self, labels: torch.Tensor) -> None:
-        self.network, self.labels = network(), labels
+    def __init__(self, labels: torch.Tensor, name: CriterionName = "cross_entropy") -> None:
+        self.network, self.labels, self.name = network(), labels, name
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(self.network(x)["label"], self.labels, reduction="none")
+        return self.looked(x)[0]
+
+    def looked(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return criterion(self.name, self.scores(x), self.labels), torch.ones(len(x), dtype=torch.bool)
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x)["label"]
+
+    @property
+    def right(self) -> torch.Tensor:
+        return self.labels
+
+    def under(self, name: CriterionName) -> "Loss":
+        return Loss(self.labels, name)
 
     def broken(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return self.network(x)["label"].argmax(-1) != self.labels
 
     def only(self, chosen: torch.Tensor) -> "Loss":
-        return Loss(self.labels[chosen])
+        return Loss(self.labels[chosen], self.name)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("kind", kinds(Attack), ids=lambda kind: tag_of(kind)[1])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("kind", [kind for kind in kinds(Attack) if issubclass(kind, Perturbation)], ids=lambda kind: tag_of(kind)[1])
 def test_every_attack_keeps_its_ball_its_box_and_what_may_not_move(kind: Any, norm: Any) -> None:
     x = torch.rand(40, 6, generator=torch.Generator().manual_seed(1))
     loss = Loss(network()(x)["label"].argmax(-1))

@@ -6,23 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.data.encoding import ArrayInput, Encoding, NumericInput
+from service.data.encoding import Encoding
 from service.errors import Flaw, Invalid, TooLarge, invalid
 from service.flaws import cut, pointer
 from service.inference import reconstructing
+from service.inference.aiming import LossOf, Predictor, aimed, check_attack
 from service.inference.asking import ask, networks_asked
-from service.inference.deployed import Deployed, DeployedNumbers
+from service.inference.boxes import bounds_used, missing_row, placed
+from service.inference.deployed import source_axes
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers
 from service.inference.predicting import Form, classes, column
 from service.inference.rows import MOST_FLAWS, NUMBERS, category_text, finite, numbers, read_rows
-from service.tricks.attacks import Attack, Attacked, Box, LossOf
+from service.inference.units import run
+from service.tricks.attacks import AnyAttack, Attack, Corruption
 from service.tricks.modes import Asking, Axes
 from service.tricks.norms import NORMS
 from service.tricks.soft_labels import SLACK
 
 MOST_PASSES = 2_000_000
 """Rows times forward passes times networks of one answer; a robustness job has no such bound."""
+
+
 MOST_NETWORKS = 2000
 """Networks whose graphs are held at once for a gradient."""
 BATCH_ROWS = 250
@@ -39,75 +44,41 @@ class AttackRequest(Asking):
     """The attack."""
 
 
-def box_of(attack: Attack, encoding: Encoding, *, where: str = "/attack") -> Box:
-    """Bounds and movable entries of encoded rows; `"data"` is what the training rows spanned."""
-    array = encoding.array
-    if array is not None:
-        if attack.immutable:
-            raise invalid(f"{where}/immutable", "inconsistent-spec", "an image has no fields to keep")
-        low, high = (array.low, array.high) if attack.bounds == "data" else attack.bounds or (None, None)
-        return Box(torch.tensor(low), torch.tensor(high)) if low is not None and high is not None else Box()
-    return _table_box(attack, encoding, where)
-
-
-def _table_box(attack: Attack, encoding: Encoding, where: str) -> Box:
-    """Numeric columns move within their own bounds; categories and indicators stay."""
-    names = [number.name for number in encoding.numeric]
-    known = [number.name for number in encoding.inputs]
-    for i, name in enumerate(attack.immutable):
-        if name not in known:
-            raise invalid(f"{where}/immutable/{i}", "inconsistent-spec", f"there is no field {name!r}; there are {', '.join(known)}")
-    movable = torch.zeros(encoding.shape)
-    movable[: len(names)] = torch.tensor([float(name not in attack.immutable) for name in names])
-    if attack.bounds is None:
-        return Box(movable=movable)
-    low, high = torch.zeros(encoding.shape), torch.ones(encoding.shape)
-    for i, number in enumerate(encoding.numeric):
-        low[i], high[i] = (number.low, number.high) if attack.bounds == "data" else attack.bounds
-    return Box(low, high, movable)
-
-
-def bounds_used(attack: Attack, encoding: Encoding) -> Any:
-    """The bounds in force, by field; null for none."""
-    if attack.bounds is None:
-        return None
-    if attack.bounds != "data":
-        return list(attack.bounds)
-    return {c.name: [c.low, c.high] for c in encoding.inputs if isinstance(c, NumericInput | ArrayInput)}
-
-
 def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str, Any]:
     """The attack's answer without the model's id; raises Invalid, ModeUnavailable, TooLarge."""
     axes = request.axes(model)
     target, names = _target(model)
     rows = read_rows(request.inputs, model.encoding, most=most_rows)
+    check_attack(request.attack, model, axes, target)
     _affordable(model, request.attack, axes, len(rows))
     x = torch.from_numpy(rows)
-    judged = _judge(model, request, axes, x)
+    labels = _truth(model, request, x)
     before = ask(model, x, axes)[target]
-    box = box_of(request.attack, model.encoding)
-    alive = ~judged.broken(x)
+    box = placed(request.attack, model)
+    loss_of = aimed(request.attack, Predictor(model, axes, target), labels, before)
+    alive = ~loss_of.judge().broken(x)
     # A row that was wrong before is not attacked: its input comes back as it was.
     moved = x.clone()
     standing = alive.nonzero().squeeze(1)
     for chosen in standing.split(BATCH_ROWS) if len(standing) else ():
-        moved[chosen] = run(request.attack, x[chosen], judged.only(chosen), box).inputs
+        moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box).inputs
     after, form = ask(model, moved, axes)[target], _form(model, target)
     return {
         "mode": axes.mode,
         **echo(axes),
         "rows": len(rows),
-        "attack": {**request.attack.resolved().dump(), "bounds": bounds_used(request.attack, model.encoding)},
+        "attack": _resolved(request.attack, model),
         "targets": {target: {"clean": _said(before, names, form), "adversarial": _said(after, names, form)}},
-        "success": _success(judged, moved, alive, isinstance(before, Numbers)),
-        "inputs": decoded(moved, request.inputs, model.encoding),
+        "success": _success(loss_of, moved, alive, isinstance(before, Numbers)),
+        "inputs": decoded(moved, request.inputs, model.encoding, x),
         "perturbation": {name: norm.length((moved - x).double()).tolist() for name, norm in NORMS.items()},
     }
 
 
-def run(attack: Attack, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
-    """One attack on rows; epsilon 0 gives them back bit by bit."""
-    return Attacked(x.clone()) if attack.epsilon == 0 else attack(x, loss_of, box)
+def _resolved(attack: AnyAttack, model: Model) -> dict[str, Any]:
+    """The attack as it was made, with the bounds in force."""
+    bounds = {} if isinstance(attack, Corruption) else {"bounds": bounds_used(attack, model.encoding)}
+    return {**attack.resolved().dump(), **bounds}
 
 
 def echo(axes: Axes) -> dict[str, Any]:
@@ -131,24 +102,26 @@ def _target(model: Model) -> tuple[str, tuple[str, ...] | None]:
     return found[0].name, found[1]
 
 
-def _affordable(model: Model, attack: Attack, axes: Axes, rows: int) -> None:
-    if rows * attack.passes * networks_asked(model, axes) > MOST_PASSES or networks_asked(model, axes) > MOST_NETWORKS:
+def _affordable(model: Model, attack: AnyAttack, axes: Axes, rows: int) -> None:
+    source = None if isinstance(attack, Corruption) else source_axes(attack.source, axes, model)
+    networks = max(networks_asked(model, point) for point in (axes, source) if point is not None)
+    if rows * attack.passes * networks > MOST_PASSES or networks > MOST_NETWORKS:
         raise TooLarge("This attack is too much work for one answer; post a job of kind robustness.", slug="cost-limit")
 
 
-def _judge(model: Model, request: AttackRequest, axes: Axes, x: Tensor) -> Deployed | DeployedNumbers:
-    """The loss of the target that is attacked: what it says beside the labels, of a reconstruction beside the rows themselves."""
+def _truth(model: Model, request: AttackRequest, x: Tensor) -> Tensor:
+    """What is right of the target that is attacked: its labels, or of a reconstruction the rows themselves."""
     name, names = _target(model)
     place = [target.name for target in model.spec.targets or ()].index(name)
-    if (model.spec.targets or ())[place].from_inputs:
+    target = (model.spec.targets or ())[place]
+    if target.from_inputs:
         if request.labels is not None:
             raise invalid("/labels", "inconsistent-spec", "a reconstruction is judged by the rows themselves: it has no labels")
-        return DeployedNumbers(model, axes, name, x.flatten(1))
+        return x.flatten(1)
     wanted, where = _wanted(request, name, len(x))
     if names is not None:
-        read = _labels if (model.spec.targets or ())[place].calibrates else _shares
-        return Deployed(model, axes, name, read(wanted, names, where), request.attack.criterion)
-    return DeployedNumbers(model, axes, name, _values(wanted, model.networks[0].spec.widths[place], where))
+        return (_labels if target.calibrates else _shares)(wanted, names, where)
+    return _values(wanted, model.networks[0].spec.widths[place], where)
 
 
 def _wanted(request: AttackRequest, target: str, rows: int) -> tuple[list[Any], str]:
@@ -223,14 +196,23 @@ def _success(loss_of: LossOf, moved: Tensor, alive: Tensor, regression: bool) ->
     return [bool(fell) if attacked else None for fell, attacked in zip(broken, alive, strict=True)]
 
 
-def decoded(moved: Tensor, sent: list[Any], encoding: Encoding) -> list[Any]:
-    """Adversarial rows in the form of the request: arrays nested, tables as lists in the signature's order."""
+def decoded(moved: Tensor, sent: list[Any], encoding: Encoding, x: Tensor) -> list[Any]:
+    """Adversarial rows in the form of the request: arrays nested, tables as lists in the signature's order.
+
+    A field whose entries became those of a missing one is null.
+    """
     if encoding.array:
         return list(moved.tolist())
-    numbers = {number.name: i for i, number in enumerate(encoding.numeric)}
-    table = moved.tolist()
+    blank, fields = missing_row(encoding)
+    changed = (moved != x) & (moved == blank)
+    names = [number.name for number in encoding.numeric] + [category.name for category in encoding.categorical]
+    count = len(encoding.numeric)
+    numbers, table = {name: i for i, name in enumerate(names[:count])}, moved.tolist()
+    # A number that merely reached the mean is there; its indicator says that it is not, as a category's own columns do.
+    gone = [{names[field] for field in set(fields[count:][row[count:]].tolist())} for row in changed]
     shown = []
     for i, row in enumerate(sent):
         values = row if isinstance(row, list) else [row[c.name] for c in encoding.inputs]
-        shown.append([table[i][numbers[c.name]] if c.name in numbers else value for c, value in zip(encoding.inputs, values, strict=True)])
+        pairs = zip(encoding.inputs, values, strict=True)
+        shown.append([None if c.name in gone[i] else table[i][numbers[c.name]] if c.name in numbers else value for c, value in pairs])
     return shown

@@ -1,22 +1,26 @@
 """The deployed predictor as attacks see it: the loss of what is really answered, on the request's point of both axes."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from service.errors import invalid
 from service.inference.asking import ask, passes, quiet
 from service.inference.model import Model
 from service.inference.pools import Classes
-from service.tricks.modes import Axes
+from service.tricks.criteria import CriterionName, criterion, margin
+from service.tricks.modes import Asking, Axes
+from service.tricks.perturbation import Source
 from service.tricks.targets import agrees
 
 FRESH = 2**62
 """Added to a request's seed for the masks that an attack sees; the answer is judged with the request's own."""
 MOST_MASKS = 30
 """Masks per member that a gradient is averaged over; more change it little (science of EOT: 10 and 30 agree)."""
+DOUBT = 1e-3
+"""Within this margin, in log probability, the float32 pass of an attack does not say who answers."""
 
 
 @dataclass(frozen=True)
@@ -24,40 +28,64 @@ class Deployed:
     """A model, a point on its axes, and a target of classes with labels that count as right; `beat` as of `ask`.
 
     Labels are indices [N], or distributions [N, C], of which the most probable class is right, or any of equals.
+    `goals` [N]: the class to reach, None for any other. `source`: the point whose gradient is followed, None for that
+    which answers.
     """
 
     model: Model
     axes: Axes
     target: str
     labels: Tensor
-    criterion: str = "cross_entropy"
+    criterion: CriterionName = "cross_entropy"
     beat: Callable[[], None] = quiet
+    goals: Tensor | None = None
+    source: Axes | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The loss [N] of the averaged probability, or its margin: max of the others minus the label's."""
-        logs = log_mean_probability(self.model, attacked(self.axes), self.target, x, beat=self.beat)
-        if self.criterion == "cross_entropy" and self.labels.is_floating_point():
-            return -(self.labels.to(logs.dtype) * logs).sum(-1)
-        places = self.right.unsqueeze(1)
-        right = logs.gather(-1, places).squeeze(1)
-        if self.criterion == "cross_entropy":
-            return -right
-        others = logs.scatter(-1, places, -math.inf).amax(-1)
-        return others - right
+        """The loss [N] of the averaged probability: what the criterion makes of it."""
+        return self.looked(x)[0]
+
+    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and who may be broken: all where the answer is not this pass's, as under other masks or by votes."""
+        scores = self.scores(x)
+        loss = self._loss(scores)
+        if self.axes.random or self.source is not None or self.axes.combine == "vote":
+            return loss, torch.ones(len(x), dtype=torch.bool)
+        return loss, margin(scores.detach(), self.right, self.goals) > -DOUBT
+
+    def _loss(self, scores: Tensor) -> Tensor:
+        if self.criterion == "cross_entropy" and self.goals is None and self.labels.is_floating_point():
+            return -(self.labels.to(scores.dtype) * scores.log_softmax(-1)).sum(-1)
+        return criterion(self.criterion, scores, self.right, self.goals)
 
     @property
     def right(self) -> Tensor:
         """The index of the class that counts as right [N]."""
         return self.labels.argmax(-1) if self.labels.is_floating_point() else self.labels
 
+    def scores(self, x: Tensor) -> Tensor:
+        """The logarithm [N, C] of the averaged probability that the gradient follows."""
+        return log_mean_probability(self.model, attacked(self.source or self.axes), self.target, x, beat=self.beat)
+
     def broken(self, x: Tensor) -> Tensor:
-        """Rows [N] whose answer is not the label."""
+        """Rows [N] whose answer is not the label; with goals: whose answer is the goal, and not the label."""
         answer = ask(self.model, x, self.axes, beat=self.beat)[self.target]
-        return ~agrees(answer.prediction, self.labels) if isinstance(answer, Classes) else torch.zeros(len(x), dtype=torch.bool)
+        if not isinstance(answer, Classes):
+            raise TypeError("a class is attacked")
+        wrong = ~agrees(answer.prediction, self.labels)
+        return wrong if self.goals is None else wrong & (answer.prediction == self.goals)
 
     def only(self, chosen: Tensor) -> "Deployed":
         """The same for some of the rows."""
-        return replace(self, labels=self.labels[chosen])
+        return replace(self, labels=self.labels[chosen], goals=None if self.goals is None else self.goals[chosen])
+
+    def under(self, criterion: CriterionName) -> "Deployed":
+        """The same with another criterion."""
+        return replace(self, criterion=criterion)
+
+    def judge(self) -> "Deployed":
+        """The predictor itself, without a goal: whether the answer is still right."""
+        return replace(self, goals=None, source=None)
 
 
 @dataclass(frozen=True)
@@ -67,18 +95,32 @@ class DeployedNumbers:
     model: Model
     axes: Axes
     target: str
-    values: Tensor
+    labels: Tensor
     beat: Callable[[], None] = quiet
+    source: Axes | None = None
+
+    @property
+    def right(self) -> Tensor:
+        """The value that is right."""
+        return self.labels
 
     def __call__(self, x: Tensor) -> Tensor:
         """The squared error [N] of the averaged prediction, in the target's unit."""
         mean: Tensor | None = None
-        for said, weight in _answers(self.model, attacked(self.axes), self.target, x, beat=self.beat):
+        for said, weight in _answers(self.model, attacked(self.source or self.axes), self.target, x, beat=self.beat):
             part = (said * weight.view(-1, 1, 1).to(said.dtype)).sum(0)
             mean = part if mean is None else mean + part
         if mean is None:
             raise TypeError("a model has members")
-        return (mean - self.values).square().mean(-1)
+        return (mean - self.labels).square().mean(-1)
+
+    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and that nobody is broken."""
+        return self(x), torch.zeros(len(x), dtype=torch.bool)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """A number has no classes."""
+        raise TypeError("a number has no classes")
 
     def broken(self, x: Tensor) -> Tensor:
         """Never: an error has a size, not a side."""
@@ -86,7 +128,25 @@ class DeployedNumbers:
 
     def only(self, chosen: Tensor) -> "DeployedNumbers":
         """The same for some of the rows."""
-        return replace(self, values=self.values[chosen])
+        return replace(self, labels=self.labels[chosen])
+
+    def under(self, criterion: CriterionName) -> "DeployedNumbers":
+        """The same: an error is an error under all of them."""
+        return self
+
+    def judge(self) -> "DeployedNumbers":
+        """The predictor itself."""
+        return replace(self, source=None)
+
+
+def source_axes(source: Source | None, axes: Axes, model: Model, *, where: str = "/attack") -> Axes | None:
+    """The point whose gradient an attack follows, where it is not the one that answers; raises Invalid for a member that is not there."""
+    if source is None:
+        return None
+    if isinstance(source.members, int) and source.members >= model.size:
+        raise invalid(f"{where}/source/members", "value-out-of-range", f"the model has members 0 to {model.size - 1}")
+    asked = Asking(members=source.members, dropout=axes.dropout if model.drops else None, samples=axes.samples, seed=axes.seed)
+    return asked.axes(model)
 
 
 def attacked(axes: Axes) -> Axes:
@@ -104,11 +164,13 @@ def log_mean_probability(model: Model, axes: Axes, target: str, x: Tensor, *, be
     the weighted mean of the log probabilities, renormalized.
     """
     logs = [(said.log_softmax(-1), weight) for said, weight in _answers(model, axes, target, x, beat=beat)]
+    if len(logs) == 1 and len(logs[0][0]) == 1:
+        return logs[0][0][0]
     stacked, weights = torch.cat([part for part, _ in logs]), torch.cat([weight for _, weight in logs])
     w = weights.to(stacked.dtype).view(-1, 1, 1)
     if axes.combine == "geometric":
         return (stacked * w).sum(0).log_softmax(-1)
-    return stacked[0] if len(stacked) == 1 else (stacked + w.log()).logsumexp(0)
+    return (stacked + w.log()).logsumexp(0)
 
 
 def _answers(model: Model, axes: Axes, target: str, x: Tensor, *, beat: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:

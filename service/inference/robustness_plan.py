@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from service.data.fields import Description
 from service.errors import Conflict, Flaw, Invalid, NotFound
+from service.inference.aiming import check_attack
 from service.inference.asking import check_axes
-from service.inference.attacking import box_of
 from service.inference.model import Model
 from service.resolving import parse
 from service.settings import Settings
@@ -49,7 +49,7 @@ def resolve(raw: Any, lookup: Callable[[str], Subject], settings: Settings) -> R
     axes = spec.axes(subject.model)
     check_axes(subject.model, axes)
     for i, attack in enumerate(spec.attacks):
-        box_of(attack, subject.model.encoding, where=f"/attacks/{i}")
+        check_attack(attack, subject.model, axes, (subject.model.spec.targets or ())[0].name, where=f"/attacks/{i}")
     rows = _rows(spec, subject.model, subject.description)
     mode = spec.mode if axes.mode == "custom" else axes.mode
     resolved = spec.model_copy(update={"model": subject.id, "name": spec.name or subject.name, "mode": mode})
@@ -67,5 +67,5 @@ def _rows(spec: RobustnessSpec, model: Model, description: Description) -> int:
 def flops(plan: RobustnessPlan, parameters: int) -> int:
     """Floating point operations of all attacks at all epsilons: two per parameter and pass of a row."""
     spec = RobustnessSpec.model_validate(plan.spec)
-    passes = sum(attack.passes for attack in spec.attacks) * len(spec.epsilons)
+    passes = sum(attack.passes * len(attack.sizes(spec.epsilons)) for attack in spec.attacks)
     return 2 * parameters * passes * plan.shards[-1][1]

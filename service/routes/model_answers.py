@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from service.inference import bags
 from service.inference.model import FILES
 from service.routes.answers import Answer, LayerAnswer, Time
+from service.storage.gates import Requirement
 from service.storage.models import Model
 from service.values import Value
 
@@ -15,7 +16,8 @@ class AliasRequest(Value):
     """The version that an alias is to point at."""
 
     version: Annotated[int, Field(ge=1, le=10**9)]
-    require: dict[str, Any] | None = None
+    require: Annotated[dict[str, Requirement], Field(max_length=32)] | None = None
+    """Bounds by metric, as {"accuracy": {"min": 0.9}}, that the version has to meet."""
 
 
 class ModelAnswer(Answer):

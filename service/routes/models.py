@@ -1,11 +1,13 @@
 """Models: listed, read, named by aliases, their files handed out, deleted."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic import ValidationError
+from sqlalchemy import Connection
 
 from service.errors import Invalid, NotFound, invalid
 from service.flaws import flaws_of
@@ -17,8 +19,8 @@ from service.routes.model_answers import AliasAnswer, AliasHistoryAnswer, AliasR
 from service.routes.openapi import PROBLEMS, body_of
 from service.routes.queries import ListParameters
 from service.routes.reading import json_body
-from service.storage import jobs, models
-from service.storage.jobs import Filters
+from service.storage import gates, jobs, models
+from service.storage.jobs import Filters, Job
 from service.storage.models import Model
 from service.values import NAME
 
@@ -73,9 +75,8 @@ def report(ref: str, services: ServicesHere, project: Project) -> Response:
     model = find(services, project, ref)
     measured = orjson.loads(services.shelf.read(model.files["report.json"]))
     with services.database.read() as c:
-        page = jobs.page(c, project, limit=1, cursor=None, filters=Filters(state="succeeded", kind="robustness", model=model.id))
-    found = page.items[0].result if page.items else None
-    return Response(orjson.dumps({**measured, "robustness": found}), media_type="application/json")
+        job = _newest_robustness(c, project, model)
+    return Response(orjson.dumps({**measured, "robustness": job.result if job else None}), media_type="application/json")
 
 
 @router.get(PATH + "/{ref}/report.html", response_class=HTMLResponse, responses=CONDITIONS)
@@ -90,7 +91,25 @@ def plot(ref: str, name: str, request: Request, services: ServicesHere, project:
     model = find(services, project, ref)
     if name not in PLOTS:
         raise NotFound(f"There is no such plot; there are {', '.join(PLOTS)}.")
+    if name == "robustness":
+        with services.database.read() as c:
+            model = _with_picture(model, _newest_robustness(c, project, model))
     return _stored(model, f"{name}.svg", services, request)
+
+
+def _newest_robustness(c: Connection, project: str, model: Model) -> Job | None:
+    """The newest robustness job of the model that succeeded."""
+    page = jobs.page(c, project, limit=1, cursor=None, filters=Filters(state="succeeded", kind="robustness", model=model.id))
+    return page.items[0] if page.items else None
+
+
+def _with_picture(model: Model, job: Job | None) -> Model:
+    """The model with the job's picture among its files."""
+    record = (job.result or {}).get("picture") if job is not None else None
+    if job is None or record is None:
+        return model
+    key = f"models/{model.id}/robustness/{job.id}.svg"
+    return replace(model, files={**model.files, "robustness.svg": {**record, "key": key}})
 
 
 @router.get(PATH + "/{ref}/files/{name}", response_class=Response, responses=FILE)
@@ -127,11 +146,11 @@ async def posted_alias(request: Request, services: ServicesHere) -> AliasRequest
 def set_alias(
     name: str, alias: str, asked: Annotated[AliasRequest, Depends(posted_alias)], services: ServicesHere, project: Project
 ) -> Response:
-    """Point an alias at a version."""
-    if asked.require:
-        raise invalid("/require", "unknown-choice", "this release has aliases without requirements")
+    """Point an alias at a version, if that meets what is required of it."""
     _check_names(services, project, name, alias)
     with services.database.write() as c:
+        if asked.require:
+            gates.check(c, project, models.get(c, project, f"{name}:{asked.version}"), asked.require)
         models.set_alias(c, project, name, alias, version=asked.version)
     return AliasAnswer(name=name, alias=alias, version=asked.version).respond()
 

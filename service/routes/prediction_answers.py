@@ -146,6 +146,7 @@ class Perturbation(BaseModel):
 
     linf: list[float]
     l2: list[float]
+    l1: list[float]
 
 
 class AttackAnswer(_Asked):

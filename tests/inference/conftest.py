@@ -18,7 +18,7 @@ from service.inference.model import Model, serving
 from service.inference.robustness import Subject
 from service.nets.network import Network, NetworkSpec, Scale
 from service.spec import TrainSpec
-from service.tricks.attacks import PGD
+from service.tricks.attacks import APGD, FAB, PGD, Ladder, Square
 from service.tricks.modes import Asking, Axes
 from service.tricks.normalization import Normalize
 from service.tricks.splits import Parts
@@ -28,6 +28,13 @@ LOW, HIGH = -2.0, 3.0
 CLASS = {"task": "classification", "name": "kind"}
 NUMBER = {"task": "regression", "name": "size"}
 GAUSSIAN = {"task": "regression", "name": "size", "loss": "gaussian_nll"}
+SHORT: dict[type, dict[str, Any]] = {
+    PGD: {"steps": 5, "restarts": 2},
+    APGD: {"steps": 5, "restarts": 2},
+    FAB: {"steps": 3},
+    Square: {"queries": 10},
+    Ladder: {"steps": 3, "queries": 10},
+}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -149,7 +156,7 @@ class Workbench:
 
     def attack(self, kind: type, **fields: Any) -> Any:
         """An attack of a kind, short and of epsilon .3 where nothing else is said."""
-        return kind(**{**({"steps": 5, "restarts": 2} if kind is PGD else {}), "epsilon": 0.3, **fields})
+        return kind(**{**SHORT.get(kind, {}), "epsilon": 0.3, **fields})
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from service.inference import report
+from service.inference.curves import curve
 from service.inference.measuring import Inquiry
-from service.inference.robustness import Subject, curve
+from service.inference.robustness import Subject
 from service.nets.network import Network
 from service.tricks.attacks import FGSM, PGD, UniformNoise
 from service.tricks.modes import Asking

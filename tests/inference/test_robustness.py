@@ -12,8 +12,10 @@ from scipy import stats
 from torch import Tensor
 
 from service.inference.asking import ask
+from service.inference.curves import curve, piece
 from service.inference.model import Model
-from service.inference.robustness import Subject, accuracy, combine, curve, interval, piece
+from service.inference.robustness import Subject
+from service.inference.robustness_result import accuracy, combine, interval
 from service.tricks.attacks import FGSM, PGD, UniformNoise
 from service.tricks.modes import Asking
 
@@ -69,7 +71,7 @@ def test_fgsm_leaves_the_margin_less_epsilon_times_the_dual_norm(bench: Any, nor
     margin = (x @ weight + bias).abs()
     dual = float(weight.abs().sum() if norm == "linf" else weight.norm())
     for epsilon in (0.05, 0.2, 0.5):
-        moved, standing, flat = found.attack(FGSM(epsilon=epsilon, norm=norm, bounds=None))
+        moved, standing, flat, *_ = found.attack(FGSM(epsilon=epsilon, norm=norm, bounds=None))
         sign = torch.where(found.labels == 0, 1.0, -1.0)
         torch.testing.assert_close(sign * (moved @ weight + bias), margin - epsilon * dual, rtol=0, atol=1e-12)
         assert torch.equal(standing, margin > epsilon * dual)
@@ -88,7 +90,7 @@ def test_fgsm_on_a_linear_regression_adds_epsilon_times_the_dual_norm(bench: Any
     mean = ask(model, x, Asking().axes(model))["size"].mean
     labels = mean + torch.linspace(-3, 3, 30, dtype=torch.float64).unsqueeze(1) + 0.01
     found = Subject(model, Asking().axes(model), x, labels)
-    moved, standing, _ = found.attack(FGSM(epsilon=0.2, bounds=None))
+    moved, standing, *_ = found.attack(FGSM(epsilon=0.2, bounds=None))
     errors = torch.tensor(found.errors(moved), dtype=torch.float64).sqrt()
     torch.testing.assert_close(errors, (mean - labels).abs().squeeze(1) + 0.2 * weight.abs().sum(), rtol=1e-9, atol=1e-9)
     assert bool(standing.all()), "a number is never broken"
@@ -115,7 +117,7 @@ def test_the_curve_of_a_linear_model_is_that_of_its_margins(bench: Any) -> None:
     assert noise[2] > expected[2]
     for row in range(200):
         fell = [epsilon for epsilon in EPSILONS if not (right[row] and margin[row] > epsilon * float(weight.abs().sum()))]
-        assert result["broken_at"][row] == (fell[0] if fell else None)
+        assert result["per_row"]["broken_at"][row] == (fell[0] if fell else None)
     for shown in result["attacks"]:
         for point in shown["curve"]:
             assert (point["low"], point["high"]) == interval(round(point["accuracy"] * 200), 200)
@@ -130,7 +132,7 @@ def test_shards_add_up_to_the_whole(bench: Any) -> None:
     whole = combine([piece(bench.subject(model, x, labels), attacks, EPSILONS)], attacks, EPSILONS)
     pieces = [piece(bench.subject(model, x[rows], labels[rows]), attacks, EPSILONS) for rows in (slice(0, 7), slice(7, 40), slice(40, 60))]
     parts = combine(pieces, attacks, EPSILONS)
-    assert parts["broken_at"] == whole["broken_at"]
+    assert parts["per_row"] == whole["per_row"]
     assert parts["clean"] == whole["clean"]
     assert parts["worst_case"] == whole["worst_case"]
     for one, other in zip(parts["attacks"], whole["attacks"], strict=True):
@@ -152,7 +154,7 @@ def test_the_worst_case_is_per_row_over_attacks_and_smaller_epsilons() -> None:
     found = combine([shard], attacks, (0.1, 0.2))
     assert [point["accuracy"] for point in found["attacks"][0]["curve"]] == pytest.approx([1 / 3, 2 / 3])
     assert [point["accuracy"] for point in found["worst_case"]] == pytest.approx([1 / 3, 1 / 3])
-    assert found["broken_at"] == [None, 0.1, 0.1]
+    assert found["per_row"]["broken_at"] == [None, 0.1, 0.1]
 
 
 def test_errors_of_numbers_rise_with_epsilon(bench: Any) -> None:

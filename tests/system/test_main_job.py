@@ -170,9 +170,39 @@ def test_a_robustness_job_tells_curves_worst_case_and_checks(desk: Desk, job: di
     assert all(w <= attack["curve"][i]["accuracy"] for i, w in enumerate(worst) for attack in result["attacks"])
     broken = result["per_row"]["broken_at"]
     assert sum(epsilon is None for epsilon in broken) == round(worst[-1] * 100)
-    assert result["reliable"] in (None, False)
-    assert len(result["checks"]) == 5
+    assert len(result["checks"]) == 9
+    assert result["reliable"] is (not result["reasons"])
+    assert result["reasons"] == [each["name"] for each in result["checks"] if not each["passed"]]
+    for at, by, length, near in zip(
+        *(result["per_row"][name] for name in ("broken_at", "broken_by", "perturbation", "nearest_other")), strict=True
+    ):
+        assert (by is None) == (length is None) == (near is None)
+        assert by is None or (by in {"gaussian_noise", "fgsm", "pgd"} and length > 0 and near > 0 and at > 0)
     assert desk.report(job)["robustness"] == result
+    picture = desk.http.get(f"/api/v1/models/{job['model']}/plots/robustness.svg")
+    assert picture.status_code == 200
+    assert b'id="worst-case"' in picture.content
+    assert len(picture.content) == result["picture"]["size"]
+
+
+def test_an_alias_is_guarded_by_accuracy_and_robust_accuracy(desk: Desk, job: dict[str, Any]) -> None:
+    desk.run({"kind": "robustness", "model": job["model"], "attacks": [{"type": "pgd", "loss": "margin"}], "epsilons": [0.25], "rows": 50})
+    model = desk.http.get(f"/api/v1/models/{job['model']}").json()
+    result = desk.report(job)["robustness"]
+    alias = f"/api/v1/models/{model['name']}/aliases/guarded"
+    wanted = {"accuracy": {"min": 0.5}, "robust_accuracy": {"min": 0.0, "epsilon": 0.25, "dataset": "digits"}}
+    answer = desk.http.put(alias, json={"version": model["version"], "require": wanted})
+    assert answer.status_code == (200 if result["reliable"] is not False else 409), answer.text
+    more = {**wanted, "robust_accuracy": {"min": 1.1, "epsilon": 0.25}}
+    shut = desk.http.put(alias, json={"version": model["version"], "require": more})
+    assert (shut.status_code, shut.json()["type"]) == (409, "/problems/alias-gate-failed")
+    for require, pointer in (
+        ({"speed": {"min": 1}}, "/require/speed"), ({"accuracy": {}}, "/require/accuracy/min"),
+        ({"robust_accuracy": {"min": 0.5, "epsilon": 1, "dataset": "nowhere"}}, "/require/robust_accuracy/dataset"),
+    ):  # fmt: skip
+        wrong = desk.http.put(alias, json={"version": model["version"], "require": require})
+        assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, pointer), wrong.text
+    assert desk.http.delete(alias).status_code in (200, 404)
 
 
 def test_regression_answers_in_the_targets_own_unit(desk: Desk) -> None:

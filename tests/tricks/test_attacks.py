@@ -10,7 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.tricks.attacks import FGSM, PGD, Attack, Box, GaussianNoise, RandomSign, UniformNoise
+from service.tricks.attacks import (
+    APGD,
+    FAB,
+    FGSM,
+    PGD,
+    Attack,
+    Box,
+    Corruption,
+    GaussianNoise,
+    Ladder,
+    RandomSign,
+    Square,
+    UniformNoise,
+)  # fmt: skip
+from service.tricks.criteria import CriterionName, criterion
 from service.tricks.norms import NORMS
 
 # How to make each attack; whether it follows a gradient; whether its perturbation is bounded under linf.
@@ -20,6 +34,10 @@ ATTACKS: dict[type, tuple[dict[str, Any], bool, bool]] = {
     RandomSign: ({}, False, True),
     FGSM: ({}, True, True),
     PGD: ({"steps": 10, "restarts": 2}, True, True),
+    APGD: ({"steps": 10, "restarts": 2}, True, True),
+    FAB: ({"steps": 5}, True, True),
+    Square: ({"queries": 100}, False, True),
+    Ladder: ({"steps": 5, "queries": 20}, True, True),
 }
 KINDS = list(ATTACKS)
 N, FEATURES = 40, 6
@@ -33,19 +51,46 @@ def rows(seed: int = 0, n: int = N) -> Tensor:
     return torch.randn(n, FEATURES, generator=torch.Generator().manual_seed(seed))
 
 
+class Binary:
+    """Two classes told apart by the sign of an output; the loss is a criterion of scores that lie that output apart."""
+
+    signs: Tensor
+
+    def output(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def margin(self, x: Tensor) -> Tensor:
+        return self.signs * self.output(x)
+
+    @property
+    def right(self) -> Tensor:
+        return (self.signs > 0).long()
+
+    def scores(self, x: Tensor) -> Tensor:
+        output = self.output(x)
+        return torch.stack([torch.zeros_like(output), output], dim=1)
+
+    def under(self, name: CriterionName) -> Any:
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.looked(x)[0]
+
+    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        loss = criterion("margin", self.scores(x), self.right)
+        return loss, loss.detach() >= 0
+
+
 @dataclass(frozen=True)
-class Linear:
+class Linear(Binary):
     """A margin that has to stay positive: y (w x + b); its negative is the loss."""
 
     weight: Tensor
     signs: Tensor
     bias: float = 0.0
 
-    def margin(self, x: Tensor) -> Tensor:
-        return self.signs * (x @ self.weight + self.bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return -self.margin(x)
+    def output(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
 
     def broken(self, x: Tensor) -> Tensor:
         return self.margin(x) <= 0
@@ -55,7 +100,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Bumpy:
+class Bumpy(Binary):
     """A network of two random layers; a row is broken when its output changes sign. Rows that were asked about are noted."""
 
     first: Tensor
@@ -71,12 +116,12 @@ class Bumpy:
         second = torch.randn(16, generator=generator, dtype=x.dtype)
         return cls(first, second, torch.sign(torch.sin(x @ first) @ second), torch.arange(len(x)))
 
-    def margin(self, x: Tensor) -> Tensor:
-        return self.signs * (torch.sin(x @ self.first) @ self.second)
+    def output(self, x: Tensor) -> Tensor:
+        return torch.sin(x @ self.first) @ self.second
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self.asked.append((self.numbers, x.detach().clone()))
-        return -self.margin(x)
+        return super().looked(x)
 
     def broken(self, x: Tensor) -> Tensor:
         return self.margin(x) <= 0
@@ -92,11 +137,11 @@ def linear(x: Tensor, weight: Tensor | None = None) -> Linear:
 
 
 def dual(norm: str, weight: Tensor) -> float:
-    return float(weight.abs().sum() if norm == "linf" else weight.norm())
+    return float({"linf": weight.abs().sum(), "l2": weight.norm(), "l1": weight.abs().max()}[norm])
 
 
 def test_every_attack_is_in_the_table() -> None:
-    assert set(ATTACKS) == set(get_args(get_args(Attack)[0]))
+    assert set(ATTACKS) == {kind for kind in get_args(get_args(Attack)[0]) if not issubclass(kind, Corruption)}
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -209,6 +254,8 @@ def test_the_ball_the_box_and_the_rows(kind: type, norm: Any, epsilon: float, bo
     slack = ulp(x, moved)
     if norm == "linf":
         assert bool((delta.abs() <= epsilon * (1 + 1e-7) + slack).all())
+    elif norm == "l1":
+        assert bool((delta.abs().sum(1) <= epsilon * (1 + 1e-6) + slack.sum(1)).all())
     else:
         assert bool((delta.norm(dim=1) <= epsilon * (1 + 1e-6) + slack.norm(dim=1)).all())
 
@@ -218,7 +265,7 @@ def test_the_seed_decides(kind: type) -> None:
     x = rows()
     first, again, other = (attack(kind, seed=seed)(x, Bumpy.random(x), Box()).inputs for seed in (1, 1, 2))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) == (kind is FGSM), "only FGSM draws nothing"
+    assert torch.equal(first, other) == (kind in (FGSM, FAB)), "the others draw something"
 
 
 def test_a_row_outside_the_bounds_goes_no_further() -> None:
@@ -273,12 +320,13 @@ def test_a_broken_row_is_left_alone_at_once() -> None:
     x = rows(3, 100).double()
     loss = Bumpy.random(x)
     moved = PGD(epsilon=0.2, steps=10, restarts=3)(x, loss, Box()).inputs
-    # The first iterate that breaks a row is the answer, and no gradient is ever asked for behind it.
+    # The first iterate that breaks a row is the answer, and the predictor is never asked about the row again.
     broken = loss.broken(moved)
     assert 0 < int(broken.sum()) < 100
-    for numbers, asked in loss.asked[1:]:
-        assert not bool(Bumpy.random(x).only(numbers).broken(asked).any())
     last = {int(number): i for i, (numbers, _) in enumerate(loss.asked) for number in numbers}
+    for i, (numbers, asked) in enumerate(loss.asked):
+        fell = Bumpy.random(x).only(numbers).broken(asked)
+        assert all(last[int(number)] == i for number in numbers[fell])
     assert max(last[int(i)] for i in broken.nonzero()) >= 1
     assert all(last[int(i)] == len(loss.asked) - 1 for i in (~broken).nonzero()), "all others are attacked to the end"
 

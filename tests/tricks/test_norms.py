@@ -31,7 +31,8 @@ def test_projection_and_direction(norm: Any, seed: int, epsilon: float) -> None:
     assert bool((((delta - near) * (point - near)).sum(1) <= 1e-9).all())
     step = ball.direction(other)
     torch.testing.assert_close(ball.length(step), torch.ones(N, dtype=torch.float64), rtol=1e-9, atol=0)
-    gain = other.abs().sum(1) if norm == "linf" else other.norm(dim=1)
+    gain = {"linf": other.abs().sum(1), "l2": other.norm(dim=1), "l1": other.abs().amax(1)}[norm]
+    torch.testing.assert_close(ball.dual(other), gain, rtol=1e-12, atol=0)
     torch.testing.assert_close((step * other).sum(1), gain, rtol=1e-9, atol=0)
 
 

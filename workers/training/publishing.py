@@ -18,7 +18,7 @@ from service.tricks.stopping import improves
 from workers.messages import Assignment, Done, Progress
 from workers.training.checkpointing import Record, pack, unpack, write_bytes
 from workers.training.link import Link
-from workers.training.robustness import publish_robustness
+from workers.training.robustness_publishing import publish_robustness
 from workers.training.run import build
 
 Summary = dict[str, Any]

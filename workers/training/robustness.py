@@ -3,23 +3,22 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from service.data.columns import stored
-from service.inference import diagnostics, robustness
+from service.inference.curves import piece
 from service.inference.material import prepare
 from service.inference.model import from_files
-from service.inference.robustness import Subject
+from service.inference.neighbours import MOST_ROWS, Neighbours
+from service.inference.robustness import BATCH_ROWS, Subject
 from service.spec import RobustnessSpec
 from workers.messages import DRAIN, STOP, Assignment, Checkpointed, Done, Drained, Progress
 from workers.training.checkpointing import Record, newest, write_bytes
 from workers.training.link import Link
 
-BATCH_ROWS = robustness.BATCH_ROWS
 SAVE_S = 1.0
 Piece = dict[str, Any]
 
@@ -62,8 +61,7 @@ class Siege:
 
     def _attack(self, first: int, last: int) -> None:
         subject = self._ground.subject(slice(first, last), self._beat)
-        curves = [robustness.curve(subject, attack, self._spec.epsilons) for attack in self._spec.attacks]
-        self.pieces.append({**robustness.piece(subject, (), ()), "curves": curves, "rows": [first, last]})
+        self.pieces.append({**piece(subject, self._spec.attacks, self._spec.epsilons), "rows": [first, last]})
         if last < self._last and time.monotonic() - self._written > SAVE_S:
             self._save()
 
@@ -88,30 +86,6 @@ class Siege:
 def attack_rows(assignment: Assignment, link: Link) -> Done | Drained:
     """Every attack at every epsilon on this shard's rows, or on those that were reached when it was told to end."""
     return Siege(assignment, link).run()
-
-
-def publish_robustness(assignment: Assignment, link: Link) -> Done:
-    """The result of the whole job, with the checks; what no shard reached is left out."""
-    spec = RobustnessSpec.model_validate(assignment.spec)
-    pieces = [piece for result in assignment.results for piece in result["pieces"]]
-    reason = next((result["ordered"] for result in assignment.results if result["ordered"]), None)
-    if not pieces:
-        return Done({"model": None, "result": {}, "best": None, "stop_reason": reason})
-    result = robustness.combine(pieces, spec.attacks, spec.epsilons)
-    ground = Ground(assignment, spec)
-    checks: list[diagnostics.Check] = []
-    if ground.target.says == "classes" and reason is None:
-        beat = partial(link.progress, Progress(1.0, 0, 0, None, "evaluating", None))
-        checks = diagnostics.check(ground.subject(slice(0, diagnostics.ROWS), beat), spec.attacks, spec.epsilons)
-    per_row = {**ground.labelled([piece["rows"] for piece in pieces]), "broken_at": result.pop("broken_at")}
-    head = {
-        "model": spec.model,
-        "split": spec.split,
-        "mode": ground.axes.mode,
-        "bounds": robustness.bounds(spec.attacks, ground.model),
-    }
-    found = {**head, **result, "per_row": per_row, **diagnostics.verdict(checks)}
-    return Done({"model": None, "result": found, "best": None, "stop_reason": reason})
 
 
 class Ground:
@@ -139,7 +113,18 @@ class Ground:
             labels = self._material.labels[self.target.name][torch.from_numpy(rows)]
         else:
             labels = torch.from_numpy(self._material.truth(self.target, rows)).float()
-        return Subject(self.model, self.axes, x, labels, first=which.start, beat=beat)
+        subject = Subject(self.model, self.axes, x, labels, first=which.start, beat=beat)
+        subject.neighbours = self._neighbours()
+        return subject
+
+    def _neighbours(self) -> Neighbours | None:
+        """The first training rows with a label, to measure distances to; a number has no other class."""
+        if self.target.says != "classes":
+            return None
+        rows = self._material.parts.train[:MOST_ROWS]
+        labels = self._material.labels[self.target.name][torch.from_numpy(rows)]
+        known = ~self.target.missing(labels)
+        return Neighbours(self._material.rows(rows)[0].float()[known], self.target.right(labels[known]))
 
     def labelled(self, reached: Sequence[Sequence[int]]) -> dict[str, Any]:
         """The numbers of the rows that were reached, from each first to each last, with their labels as the dataset has them."""

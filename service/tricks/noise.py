@@ -1,0 +1,43 @@
+"""Noise of an attack's size: the controls that an attack has to beat."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation
+
+
+class GaussianNoise(Perturbation):
+    """A control: linf: entries N(0, epsilon^2); l2, l1: a random direction of length epsilon."""
+
+    type: Literal["gaussian_noise"] = "gaussian_noise"
+    """Gaussian noise."""
+
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+        """One draw per row."""
+        noise = box.free(torch.randn(x.shape, generator=self.generator(x), device=x.device))
+        return self.perturb(x, noise * self.epsilon if self.norm == "linf" else self.stretched(noise), box)
+
+
+class UniformNoise(Perturbation):
+    """A control: uniform in the ball."""
+
+    type: Literal["uniform_noise"] = "uniform_noise"
+    """Noise uniform in the ball."""
+
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+        """One draw per row."""
+        return self.perturb(x, self.ball.sample(x, self.epsilon, self.generator(x), box.movable), box)
+
+
+class RandomSign(Perturbation):
+    """The control of FGSM's own length: +-epsilon in every entry (l2, l1: scaled to length epsilon)."""
+
+    type: Literal["random_sign"] = "random_sign"
+    """Every entry up or down by epsilon, at random."""
+
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+        """One draw per row."""
+        signs = torch.randint(0, 2, x.shape, generator=self.generator(x), device=x.device).to(x.dtype) * 2 - 1
+        return self.perturb(x, self.stretched(box.free(signs)), box)
