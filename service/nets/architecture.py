@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from service.errors import Flaw
 from service.nets.base import linear
-from service.tricks.choices import refuse
 from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
 from service.values import Value
 
@@ -59,10 +58,9 @@ class Drawing(Value):
     """Rates of dropping units; a number is the rate of hidden ones."""
 
     def check_rates(self) -> None:
-        """Raises where a list of rates has not one for each hidden layer."""
-        rates = self.dropout.hidden if self.dropout else 0.0
-        if isinstance(rates, tuple) and len(rates) != self.droppable:
-            raise refuse("inconsistent-spec", f"{len(rates)} rates for {self.droppable} layers", pointer="/dropout/hidden")
+        """Raises where a list of rates has not one for each hidden layer, or a layer's list not one for each unit."""
+        if self.dropout:
+            self.dropout.check(self.rated)
 
     @property
     def normalizes(self) -> bool:
@@ -75,15 +73,25 @@ class Drawing(Value):
         return False
 
     @property
+    def rated(self) -> tuple[int, ...]:
+        """Widths of the hidden layers that have a rate of dropping, in the order of the rates."""
+        return ()
+
+    @property
     def droppable(self) -> int:
-        """Hidden layers that have a rate of dropping."""
-        return 0
+        """How many hidden layers have a rate of dropping."""
+        return len(self.rated)
 
     @property
     def drops(self) -> bool:
         """Whether training drops any unit."""
         rates = self.dropout
         return rates is not None and (rates.input > 0 or rates.channel > 0 or any(rates.hidden_rates(self.droppable)))
+
+    @property
+    def shifts(self) -> bool:
+        """Whether units are dropped before a batch norm, which then sees another variance in training than later."""
+        return self.normalizes and self.drops
 
     def dropping(self, rate: float) -> Self:
         """The same with this rate of dropping for all hidden units; inputs keep theirs."""

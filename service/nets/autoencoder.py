@@ -38,8 +38,8 @@ class Autoencoder(Drawing):
         return self
 
     @property
-    def droppable(self) -> int:
-        return 2 * len(self.hidden)
+    def rated(self) -> tuple[int, ...]:
+        return *self.hidden, *reversed(self.hidden)
 
     def weights(self, shape: tuple[int, ...]) -> int:
         down = sum(before * after for before, after in pairwise((math.prod(shape), *self.hidden, self.code)))

@@ -53,8 +53,15 @@ class MLP(Drawing):
         return self.residual
 
     @property
-    def droppable(self) -> int:
-        return len(self.hidden)
+    def rated(self) -> tuple[int, ...]:
+        return self.hidden
+
+    @property
+    def shifts(self) -> bool:
+        dropout = self.dropout or Dropout()
+        # The last layer's units go to heads alone.
+        before = (dropout.input, *dropout.hidden_rates(len(self.hidden)))[: len(self.hidden)]
+        return self.batch_norm and any(before)
 
     @property
     def start(self) -> Literal["torch", "he", "glorot"]:
