@@ -31,6 +31,10 @@ class Trunk(nn.Module):
         """Layers with weights by their stable names, in forward order."""
         raise NotImplementedError
 
+    def readers(self) -> dict[str, str | None] | None:
+        """By site the one layer that reads its units, None for the heads; None in all where units are also read without weights."""
+        return None
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each named layer's output for one row."""
         raise NotImplementedError

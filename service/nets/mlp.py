@@ -125,6 +125,10 @@ class Perceptron(Trunk):
     def linears(self) -> dict[str, nn.Module]:
         return {f"hidden.{i}": layer for i, layer in enumerate(self.hidden)}
 
+    def readers(self) -> dict[str, str | None] | None:
+        layers: list[str | None] = [*self.linears(), None]
+        return None if self.residual else {site.name: layer for site, layer in zip(self.sites, layers, strict=True)}
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {site.name: (site.units,) for site in self.sites[1:]}
 

@@ -175,16 +175,22 @@ def draw_own_masks(shape: tuple[int, ...] | torch.Size, rates: Sequence[Rate], g
 
 def _masks(bits: Tensor, rates: Sequence[Rate]) -> Tensor:
     """What is kept, scaled, of random int16 [K, entries], by the rate of each row or one for all."""
-    least, scale = (np.stack(np.broadcast_arrays(*parts))[:, None] for parts in zip(*map(cut, rates), strict=True))
-    scale, units = scale.astype(np.float32), least.shape[-1]
-    bits = bits.unflatten(1, (-1, units)) if units > 1 else bits.unsqueeze(1)
+    units = max(len(cut(rate)[0]) for rate in rates)
+    least, scale = cut(rates[0]) if len(rates) == 1 else _side_by_side(rates, units)
+    scale, bits = scale.astype(np.float32), bits if units == 1 else bits.unflatten(1, (-1, units))
     if bits.device.type != "cpu":
-        return (bits >= torch.from_numpy(least).to(bits.device)).float().mul_(torch.from_numpy(scale).to(bits.device))
+        return (bits >= torch.tensor(least, device=bits.device)).float().mul_(torch.tensor(scale, device=bits.device))
     # numpy takes a fifth of the time that torch's comparison and conversion take.
     masks = np.empty(bits.shape, dtype=np.float32)
     masks[...] = bits.numpy() >= least
     masks *= scale
     return torch.from_numpy(masks)
+
+
+def _side_by_side(rates: Sequence[Rate], units: int) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """The cuts and scales of several rows of masks: [K, 1] of one rate each, else [K, 1, units]."""
+    least, scale = (np.stack([np.broadcast_to(part, units) for part in parts]) for parts in zip(*map(cut, rates), strict=True))
+    return (least, scale) if units == 1 else (least[:, None], scale[:, None])
 
 
 def _bits(shape: tuple[int, ...] | torch.Size, generators: Sequence[torch.Generator | None]) -> Tensor:
