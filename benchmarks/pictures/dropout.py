@@ -6,26 +6,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.pictures.gallery import decades
-from benchmarks.workbench import CPU, material
+from benchmarks.workbench import material, model, trained
 from service.inference.asking import ask
-from service.inference.material import Material
-from service.inference.model import Model, serving
 from service.inference.plots.canvas import BLUE, INK, ORANGE
 from service.tricks.modes import Asking
-from workers.training.loop import Epoch, train
-from workers.training.run import Run, start
-from workers.training.task import Task
 
 EPOCHS, SEEDS = 60, 8
 SAMPLES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 FEW = {"test": 0.15, "validation": 0.7, "seed": 1}
-
-
-def trained(made: Material) -> tuple[Run, list[float]]:
-    """A network at its last epoch, and the validation loss of every epoch."""
-    run = start(made, (0,), CPU)
-    epochs = [record for record in train(run, Task(made, run, CPU), tick_s=1e9) if isinstance(record, Epoch)]
-    return run, [epoch.values["validation.loss"] for epoch in epochs]
 
 
 def losses(axes: Axes) -> None:
@@ -33,7 +21,8 @@ def losses(axes: Axes) -> None:
     for rates, color, name in ((None, ORANGE, "without"), ({"input": 0.2, "hidden": 0.5}, BLUE, "with dropout")):
         net = {"type": "mlp", "hidden": [256, 256], "dropout": rates}
         made = material(architecture=net, split=FEW, epochs=EPOCHS, early_stopping=None)
-        axes.plot(range(1, EPOCHS + 1), trained(made)[1], color=color, label=name, linewidth=1.6)
+        found = [epoch.values["validation.loss"] for epoch in trained(made)[1]]
+        axes.plot(range(1, EPOCHS + 1), found, color=color, label=name, linewidth=1.6)
     axes.set(xlabel="epoch", ylabel="validation loss", ylim=(0.1, 0.5))
     axes.set_title(f"{len(made.parts.train)} training rows")
     axes.legend(loc="upper right")
@@ -43,12 +32,11 @@ def averages(axes: Axes) -> None:
     """The distance of the mean over S masks from the mean over all 2^10, and those of the two rules that need no sampling."""
     net = {"type": "mlp", "hidden": [10], "dropout": 0.5}
     made = material(architecture=net, epochs=30, early_stopping=None)
-    network = serving(trained(made)[0].network)
-    model = Model(made.spec, made.encoding, made.classes, (network,), 0)
+    deployed = model(made)
     rows = torch.from_numpy(made.inputs[made.parts.test]).float()
 
     def said(**asked: object) -> np.ndarray:
-        answer = ask(model, rows, Asking.model_validate(asked).axes(model))["label"]
+        answer = ask(deployed, rows, Asking.model_validate(asked).axes(deployed))["label"]
         return np.asarray(answer.probabilities)
 
     limit = said(mode="exact")
