@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from service.errors import NotFound
 from service.inference.model import Model
+from service.nets.architecture import DECODED, HEADS
 from service.nets.network import Network
 from service.tricks.dropout import STEPS, Site, keep_steps
 
@@ -39,17 +40,20 @@ def kept(network: Network) -> dict[str, Tensor]:
     """By name of each weight [outputs, inputs] that reads units that can be dropped: their probabilities of being kept [inputs]."""
     readers = network.trunk.readers()
     if readers is None:
-        raise NotFound(f"This model has no {FILE}: units that are dropped are also read without weights, which nothing could scale.")
+        raise NotFound(f"This model has no {FILE}: units that are dropped are also read without weights, or by weights that are shared.")
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    weights = [(names[id(weight)], site) for site in network.sites for weight in _weights(network, readers[site.name])]
+    weights = [(names[id(weight)], site) for site in network.sites for reader in readers[site.name] for weight in _weights(network, reader)]
     if len({name for name, _ in weights}) < len(weights):
         raise NotFound(f"This model has no {FILE}: layers share weights that would be scaled differently.")
     return {name: _keep(site) for name, site in weights if site.rate}
 
 
-def _weights(network: Network, reader: str | None) -> list[Tensor]:
-    """The weights of a layer, or of all heads."""
-    layers = list(network.heads) if reader is None else [network.layers()[reader]]
+def _weights(network: Network, reader: str) -> list[Tensor]:
+    """The weights of a layer, or of the heads that are meant."""
+    layers = [network.layers()[reader]] if reader not in (HEADS, DECODED) else []
+    for target, head in zip(network.spec.targets, network.heads, strict=True):
+        if reader == (DECODED if target.task == "reconstruction" else HEADS):
+            layers.append(head)
     return [part.weight for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)]
 
 

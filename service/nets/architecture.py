@@ -13,6 +13,8 @@ from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
 from service.values import Value
 
 Width = Annotated[int, Field(ge=1)]
+HEADS, DECODED = "heads", "decoded"
+"""Among the readers of units: the heads, and those of reconstructions."""
 
 
 class Trunk(nn.Module):
@@ -31,8 +33,8 @@ class Trunk(nn.Module):
         """Layers with weights by their stable names, in forward order."""
         raise NotImplementedError
 
-    def readers(self) -> dict[str, str | None] | None:
-        """By site the one layer that reads its units, None for the heads; None in all where units are also read without weights."""
+    def readers(self) -> dict[str, tuple[str, ...]] | None:
+        """By site the layers that read its units, `HEADS` and `DECODED` being heads; None where units are also read without weights."""
         return None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

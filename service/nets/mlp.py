@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.nets.activations import ACTIVATIONS, ActivationName
-from service.nets.architecture import Drawing, Trunk, Width
+from service.nets.architecture import HEADS, Drawing, Trunk, Width
 from service.nets.base import BatchNorm, linear
 from service.tricks.choices import AtMost, refuse
 from service.tricks.dropout import Dropout, Gate, Site
@@ -125,9 +125,9 @@ class Perceptron(Trunk):
     def linears(self) -> dict[str, nn.Module]:
         return {f"hidden.{i}": layer for i, layer in enumerate(self.hidden)}
 
-    def readers(self) -> dict[str, str | None] | None:
-        layers: list[str | None] = [*self.linears(), None]
-        return None if self.residual else {site.name: layer for site, layer in zip(self.sites, layers, strict=True)}
+    def readers(self) -> dict[str, tuple[str, ...]] | None:
+        layers = (*self.linears(), HEADS)
+        return None if self.residual else {site.name: (layer,) for site, layer in zip(self.sites, layers, strict=True)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {site.name: (site.units,) for site in self.sites[1:]}

@@ -1,20 +1,26 @@
 """The file of weights for masks that are not rescaled: halved they answer, unhalved they are the function that was trained."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from safetensors.numpy import load
 
 from service.errors import NotFound
 from service.inference.asking import ask
 from service.inference.model import Model
-from service.inference.weight_scaling import KEEP, unscaled
+from service.inference.weight_scaling import KEEP, kept, unscaled
+from service.nets import Architecture
+from service.nets.network import Network, NetworkSpec, Scale
 from service.tricks.dropout import Replayed, draw_mask
 from service.tricks.modes import Asking
+from service.tricks.multitask import Target
+from service.tricks.normalization import Normalize
 
 Arrays = Mapping[str, NDArray[np.float64]]
 SIZE = {"task": "regression", "name": "size"}
@@ -117,6 +123,7 @@ def test_where_there_is_none_it_says_why(bench: Any) -> None:
         ({"hidden": [4]}, "without dropout"),
         ({"hidden": [4], "dropout": {"hidden": [[0.0] * 4]}}, "without dropout"),
         ({"hidden": [4, 4, 4], "residual": True, "dropout": 0.5}, "without weights"),
+        ({"type": "autoencoder", "hidden": [3], "code": 2, "tied": True, "dropout": 0.5}, "shared"),
     ):
         with pytest.raises(NotFound, match=words):
             unscaled(bench.model(**fields))
@@ -128,3 +135,34 @@ def test_weights_that_layers_share_are_not_scaled_twice(bench: Any) -> None:
     network.trunk.hidden[1].linear.weight = network.trunk.hidden[0].linear.weight
     with pytest.raises(NotFound, match="share"):
         unscaled(model)
+
+
+def test_an_autoencoder_has_it_too() -> None:
+    """Encoder, decoder and both kinds of heads, of torch's own layers with the other weights."""
+    net = TypeAdapter[Any](Architecture).validate_python(
+        {
+            "type": "autoencoder",
+            "hidden": [6, 5],
+            "code": 3,
+            "dropout": {"input": 0.1, "hidden": [0.5, [0.2, 0.0, 0.9, 0.3, 0.4], 0.25, 0.6]},
+        }
+    )
+    targets = TypeAdapter[Any](tuple[Target, ...]).validate_python(
+        [{"task": "reconstruction", "name": "input"}, {"task": "classification", "name": "kind"}]
+    )
+    scales = [Scale(torch.zeros(4), torch.ones(4)), Scale(torch.zeros(1), torch.ones(1))]
+    spec = NetworkSpec(net, (4,), targets, (4, 3))
+    network = Network(spec, Normalize(torch.zeros(1), torch.ones(1)), scales, torch.Generator().manual_seed(0)).double()
+    other, keeps = deepcopy(network), kept(network)
+    assert len(keeps) == 5, "the layer behind the inputs, three behind hidden ones, and the head of the reconstruction"
+    with torch.no_grad():
+        for name, keep in keeps.items():
+            other.get_parameter(name).div_(keep)
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1)).double()
+    masks = {
+        s.name: draw_mask((8, s.units), s.rate, torch.Generator().manual_seed(i)).double() for i, s in enumerate(network.sites) if s.rate
+    }
+    trained, found = network(x, Replayed(masks)), other(x, Replayed({name: (mask > 0).double() for name, mask in masks.items()}))
+    for name, said in trained.items():
+        torch.testing.assert_close(found[name], said, rtol=1e-6, atol=1e-7)
+        assert float((other(x)[name] - said).detach().abs().max()) > 0.01

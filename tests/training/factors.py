@@ -4,13 +4,17 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from service.catalog import UNIONS, example, kinds, tag_of
+from service.nets import Architecture
 from service.tricks.stopping import EarlyStopping
 from service.values import Value
-from tests.training.covering import Cell, Pair, pairs_of
+from tests.training.covering import Cell, Pair, Row, pairs_of
 
 Fields = dict[str, Any]
 WIDTHS = [6, 6, 6]
+UNITS = "a rate for each unit"
 # Fields whose every choice is a value of its own; other fields stay as their kind's example has them.
 CHOSEN = ("batch_norm", "decoupled", "loss", "method", "nesterov", "residual", "tied", "transposed")
 # Where two values of a kind need other fields than its example.
@@ -35,6 +39,8 @@ class Refusal(NamedTuple):
 
 
 REFUSALS = (
+    Refusal("task: reconstruction*", "architecture: mlp*", "/targets/0/task"),
+    *(Refusal(f"task: {task}", "architecture: autoencoder*", "/targets") for task in ("class*", "regr*", "distr*", "two*")),
     Refusal("architecture: mlp linear", "ensemble: varied", "/ensemble/vary/dropout"),
     Refusal("dropout: units", "ensemble: varied", "/ensemble/vary/dropout"),
     Refusal("architecture: mlp linear", "regularizer: max_norm*", "/regularizers/0"),
@@ -77,13 +83,19 @@ def tasks() -> dict[str, Fields]:
                 target = {**own, **data["targets"][0]}
                 said = name if place == 0 else f"{name} of {data['dataset']}"
                 found[said] = {**data, "targets": [target]}
-    return {**found, "two targets": BOTH}
+    found |= {
+        "two targets": BOTH,
+        "two targets of learned weight": {**BOTH, "targets": [{**target, "weight": "learned"} for target in BOTH["targets"]]},
+    }
+    smooth = {"label_smoothing": 0.1, "class_weights": "balanced", "decision": {"threshold": "validation"}}
+    found["classification smoothed"] = {**BOTH, "targets": [{**BOTH["targets"][0], **smooth}]}
+    beside = [{"name": "input", "task": "reconstruction"}, {"name": "kind", "task": "classification"}]
+    return {**found, "reconstruction beside classes": {"dataset": "table", "targets": beside}}
 
 
 def dropouts() -> dict[str, Any]:
-    """None, one rate, inputs and layers, and rates of units where the architecture has a list of hidden layers."""
-    units = [0.2, [0.0, 0.1, 0.5, 0.8, 0.3, 0.9], 0.0]
-    return {"none": None, "one rate": 0.5, "inputs": {"input": 0.2, "hidden": 0.3}, "units": {"hidden": units}}
+    """None, one rate, inputs and layers, and a list with rates of units for every second hidden layer."""
+    return {"none": None, "one rate": 0.5, "inputs": {"input": 0.2, "hidden": 0.3}, "units": UNITS}
 
 
 def stoppings() -> dict[str, Any]:
@@ -122,11 +134,13 @@ NAMES = {factor: tuple(values) for factor, values in FACTORS.items()}
 
 
 def job(row: Mapping[str, str]) -> Fields:
-    """The job of a value per factor; those that are not named have their first."""
-    said = {factor: FACTORS[factor][row.get(factor, values[0])] for factor, values in NAMES.items()}
+    """The job of a value per factor; one that is not named has the first that goes with those that are."""
+    row = completed(row)
+    said = {factor: FACTORS[factor][value] for factor, value in row.items()}
     net, dropout = said["architecture"], said["dropout"]
-    if isinstance(dropout, dict) and isinstance(dropout.get("hidden"), list) and net.get("hidden") != WIDTHS:
-        dropout = {"input": 0.1, "hidden": 0.4}
+    if dropout == UNITS:
+        widths = TypeAdapter[Any](Architecture).validate_python(net).rated
+        dropout = {"hidden": [[0.1 * (i % 5) for i in range(width)] if layer % 2 else 0.2 for layer, width in enumerate(widths)]}
     return {
         **said["task"],
         "architecture": {**net, "dropout": dropout} if dropout is not None else net,
@@ -146,6 +160,24 @@ def job(row: Mapping[str, str]) -> Fields:
     }
 
 
+def completed(row: Mapping[str, str]) -> Row:
+    """The row with a value of every factor."""
+    found = dict(row)
+    for factor, values in NAMES.items():
+        if factor not in found:
+            fitting = [value for value in values if not any(_declared((factor, value), cell) for cell in found.items())]
+            found[factor] = (fitting or values)[0]
+    return {factor: found[factor] for factor in NAMES}
+
+
+def _declared(one: Cell, other: Cell) -> Refusal | None:
+    """What is declared of the two, in either order."""
+    for refusal in REFUSALS:
+        if any(_matches(refusal.one, a) and _matches(refusal.other, b) for a, b in ((one, other), (other, one))):
+            return refusal
+    return None
+
+
 def _matches(said: str, cell: Cell) -> bool:
     factor, _, pattern = said.partition(": ")
     return cell[0] == factor and fnmatchcase(cell[1], pattern)
@@ -153,9 +185,4 @@ def _matches(said: str, cell: Cell) -> bool:
 
 def refused() -> dict[Pair, Refusal]:
     """The pairs that are declared not to go together; of two entries for one the first counts."""
-    found: dict[Pair, Refusal] = {}
-    for pair in pairs_of(NAMES):
-        for refusal in REFUSALS:
-            if any(_matches(refusal.one, a) and _matches(refusal.other, b) for a, b in (pair, pair[::-1])):
-                found.setdefault(pair, refusal)
-    return found
+    return {pair: refusal for pair in pairs_of(NAMES) if (refusal := _declared(*pair)) is not None}
