@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from itertools import combinations
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -29,6 +30,10 @@ DATA: dict[str, tuple[Fields, ...]] = {
 BOTH = {"dataset": "table", "targets": [{"name": "kind", "task": "classification"}, {"name": "size", "task": "regression"}]}
 
 
+# Augmentations of images, which tables and other rows do not have.
+OF_IMAGES = ("translate", "rotate", "scale", "flip", "cutout", "cutmix")
+
+
 class Refusal(NamedTuple):
     """Two values, as `factor: pattern of names`, that do not go together, and where and how a job with both is refused."""
 
@@ -36,15 +41,6 @@ class Refusal(NamedTuple):
     other: str
     pointer: str
     code: str = "inconsistent-spec"
-
-
-REFUSALS = (
-    Refusal("task: reconstruction*", "architecture: mlp*", "/targets/0/task"),
-    *(Refusal(f"task: {task}", "architecture: autoencoder*", "/targets") for task in ("class*", "regr*", "distr*", "two*")),
-    Refusal("architecture: mlp linear", "ensemble: varied", "/ensemble/vary/dropout"),
-    Refusal("dropout: units", "ensemble: varied", "/ensemble/vary/dropout"),
-    Refusal("architecture: mlp linear", "regularizer: max_norm*", "/regularizers/0"),
-)
 
 
 def variants(kind: type[Value]) -> Iterator[tuple[str, Fields]]:
@@ -131,6 +127,23 @@ def factors() -> dict[str, dict[str, Any]]:
 
 FACTORS = factors()
 NAMES = {factor: tuple(values) for factor, values in FACTORS.items()}
+REFUSALS = (
+    Refusal("task: reconstruction*", "architecture: mlp*", "/targets/0/task"),
+    *(Refusal(f"task: {task}", "architecture: autoencoder*", "/targets") for task in ("class*", "regr*", "distr*", "two*")),
+    Refusal("task: reconstruction*", "augmentation: cutmix", "/augmentation/0/type"),
+    Refusal("architecture: autoencoder*", "augmentation: cutmix", "/augmentation/0/type"),
+    *(
+        Refusal(f"task: {task}", f"augmentation: {kind}", "/augmentation/0/type")
+        for task, said in FACTORS["task"].items()
+        for kind in OF_IMAGES
+        if said["dataset"] == "table"
+    ),
+    Refusal("ensemble: greedy", "stopping: retrain", "/ensemble/selection"),
+    Refusal("ensemble: greedy", "stopping: continue", "/ensemble/selection"),
+    Refusal("architecture: mlp linear", "ensemble: varied", "/ensemble/vary/dropout"),
+    Refusal("dropout: units", "ensemble: varied", "/ensemble/vary/dropout"),
+    Refusal("architecture: mlp linear", "regularizer: max_norm*", "/regularizers/0"),
+)
 
 
 def job(row: Mapping[str, str]) -> Fields:
@@ -161,12 +174,15 @@ def job(row: Mapping[str, str]) -> Fields:
 
 
 def completed(row: Mapping[str, str]) -> Row:
-    """The row with a value of every factor."""
-    found = dict(row)
+    """The row with a value of every factor: the first that is refused nowhere but where the row itself is."""
+    found, own = dict(row), {refusal.pointer for pair in combinations(row.items(), 2) if (refusal := _declared(*pair))}
+
+    def fits(cell: Cell) -> bool:
+        return {refusal.pointer for other in found.items() if (refusal := _declared(cell, other))} <= own
+
     for factor, values in NAMES.items():
         if factor not in found:
-            fitting = [value for value in values if not any(_declared((factor, value), cell) for cell in found.items())]
-            found[factor] = (fitting or values)[0]
+            found[factor] = next((value for value in values if fits((factor, value))), values[0])
     return {factor: found[factor] for factor in NAMES}
 
 

@@ -167,7 +167,7 @@ def test_every_value_is_in_some_job_and_most_pairs_are() -> None:
     assert not seen & REFUSED.keys()
     assert {cell for row in JOBS for cell in row.items()} == {(factor, value) for factor, values in FACTORS.items() for value in values}
     assert len(JOBS) <= MOST
-    assert len(seen) >= (0.8 if len(JOBS) == MOST else 1.0) * len(pairs)
+    assert len(seen) >= (0.75 if len(JOBS) == MOST else 1.0) * len(pairs)
 
 
 # --- the array itself -----------------------------------------------------------------------------------------------
