@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.service import DATA
 from benchmarks.timing import paired, verdict
-from benchmarks.workbench import CPU, arrays, material
+from benchmarks.workbench import CPU, material, of_arrays
 from service.inference.material import Material
 from workers.training.loop import train
 from workers.training.run import start
@@ -38,7 +38,7 @@ def mnist(**fields: Any) -> Material:
     """Some rows of MNIST, pixels from 0 to 1."""
     held = np.load(DATA / "mnist" / "train.npz")
     x, y = (held["x"][:5000] / 255).astype(np.float32), held["y"][:5000]
-    return arrays("mnist", x, y, architecture={"type": "mlp", "hidden": [400, 400]}, **fields)
+    return of_arrays("mnist", x, y, architecture={"type": "mlp", "hidden": [400, 400]}, **fields)
 
 
 def digits(**fields: Any) -> Material:

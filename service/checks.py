@@ -27,7 +27,7 @@ def as_name(text: str) -> str:
 def network(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
     """What of a network may surprise."""
     yield from ()
-    if spec.architecture.normalizes and spec.drops:
+    if any(drawing.shifts for drawing in spec.drawings):
         warnings.append(
             Flaw(
                 "/architecture/dropout",
@@ -56,7 +56,9 @@ def vary(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
     if "dropout" in lists and not spec.architecture.droppable:
         yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the network has no hidden layer, and so no unit to drop")
     elif "dropout" in lists and dropout is not None and isinstance(dropout.hidden, tuple):
-        yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the architecture has a rate for each layer; a member's is one for all")
+        yield Flaw(
+            "/ensemble/vary/dropout", "inconsistent-spec", "the architecture has rates of layers or units; a member's is one for all"
+        )
     if "alpha" in lists and len(strengths) != 1:
         where = f"regularizers {', '.join(map(str, strengths))} have" if strengths else "no regularizer has"
         yield Flaw("/ensemble/vary/alpha", "inconsistent-spec", f"it is that of the one regularizer with alpha; {where} one")

@@ -159,11 +159,16 @@ class TrainSpec(_Job):
         return self.features.select(description.inputs(tuple(hidden)))
 
     @property
-    def drops(self) -> bool:
-        """Whether training drops units of any member."""
+    def drawings(self) -> tuple[Architecture, ...]:
+        """The members' architectures, each once: they differ in the rates of dropping that `ensemble.vary` has for them."""
         vary = self.ensemble.vary
         rates = vary.dropout[: self.ensemble.size] if vary is not None and vary.dropout is not None else ()
-        return any(self.architecture.dropping(rate).drops for rate in rates) if rates else self.architecture.drops
+        return tuple(self.architecture.dropping(rate) for rate in rates) or (self.architecture,)
+
+    @property
+    def drops(self) -> bool:
+        """Whether training drops units of any member."""
+        return any(drawing.drops for drawing in self.drawings)
 
     @property
     def trains_on_validation(self) -> bool:

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from benchmarks.early_stopping import RATE, TRAIN, design, rows, spec
-from benchmarks.workbench import CPU, arrays
+from benchmarks.workbench import CPU, of_arrays
 from service.inference.plots.canvas import BLUE, INK, ORANGE
 from service.tricks.stopping import SECOND, ridge_share
 from workers.training.loop import train
@@ -42,7 +42,7 @@ def phases() -> Phases:
     """The experiment of `benchmarks.early_stopping`, in this process; it goes on from the best step."""
     x, y = rows()
     fields = spec(early_stopping={"then": "continue", "patience": 60})
-    material = arrays(str(fields.pop("dataset")), x.astype(np.float32), y.astype(np.float32), **fields)
+    material = of_arrays(str(fields.pop("dataset")), x.astype(np.float32), y.astype(np.float32), **fields)
     first = start(material, (0,), CPU)
     _finish(first, Task(material, first, CPU))
     kept = np.concatenate([tensor.double().numpy().ravel() for tensor in first.only.best.values()])

@@ -118,7 +118,7 @@ def check_axes(model: Model, axes: Axes) -> None:
 
 def droppable(model: Model) -> int:
     """Units that training could drop, in the member with most of them."""
-    return max(sum(site.units for site in dropped_sites(network.sites)) for network in model.networks)
+    return max(sum(site.droppable for site in network.sites) for network in model.networks)
 
 
 def networks_asked(model: Model, axes: Axes) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from service.errors import ModeUnavailable
 from service.seeds import derive
-from service.tricks.dropout import STEPS, Gate, Replayed, Site, draw_mask, steps_dropped
+from service.tricks.dropout import Gate, Replayed, Site, cut, draw_mask
 from service.tricks.modes import EXACT_UNITS, Axes
 from service.tricks.streams import GOLDEN, Words, mix
 
@@ -38,7 +38,7 @@ def keys(rows: Words, axes: Axes, member: int, site: Site) -> Words:
 
 def fresh_masks(own: Words, site: Site, samples: range, dtype: torch.dtype = torch.float32) -> Tensor:
     """Scaled masks [S, N, units] of the samples of that number: output w of splitmix64 from each row's key has the bits of four units."""
-    words, dropped = -(-site.units // PER_WORD), steps_dropped(site.rate)
+    words, (least, scale) = -(-site.units // PER_WORD), cut(site.rate)
     masks: NDArray[Any] = np.empty((len(samples), len(own), site.units), dtype=np.float64 if dtype == torch.float64 else np.float32)
     most = max(1, BLOCK_WORDS // (len(own) * words))
     for start in range(0, len(samples), most):
@@ -46,8 +46,8 @@ def fresh_masks(own: Words, site: Site, samples: range, dtype: torch.dtype = tor
         first = samples[start] * words
         counters = np.arange(first + 1, first + 1 + len(block) * words, dtype=np.uint64) * GOLDEN
         bits = mix(counters.reshape(-1, 1, words) + own[:, None]).view(np.int16)[..., : site.units]
-        block[...] = bits >= np.int16(dropped - STEPS // 2)
-        block *= STEPS / (STEPS - dropped)
+        block[...] = bits >= least
+        block *= scale.astype(block.dtype)
     return torch.from_numpy(masks).to(dtype)
 
 
@@ -91,15 +91,18 @@ def all_gates(sites: tuple[Site, ...], *, most: int, dtype: torch.dtype) -> Iter
     for numbers in torch.arange(1 << units).split(most):
         kept = (numbers.unsqueeze(1) >> places & 1).double()
         masks, shares = {}, torch.ones(len(kept), dtype=torch.float64)
-        for site, part in zip(dropped, kept.split([site.units for site in dropped], dim=1), strict=True):
-            masks[site.name] = (part / (1 - site.rate)).to(dtype).unsqueeze(1)
-            shares = shares * (part * (1 - site.rate) + (1 - part) * site.rate).prod(1)
+        for site, part in zip(dropped, kept.split([site.droppable for site in dropped], dim=1), strict=True):
+            rates = torch.from_numpy(site.rates.copy())
+            rate, mask = rates[rates > 0], torch.ones(len(kept), site.units, dtype=torch.float64)
+            mask[:, rates > 0] = part / (1 - rate)
+            masks[site.name] = mask.to(dtype).unsqueeze(1)
+            shares = shares * (part * (1 - rate) + (1 - part) * rate).prod(1)
         yield Replayed(masks), shares
 
 
 def dropped_sites(sites: tuple[Site, ...]) -> list[Site]:
     """Those whose units can be dropped."""
-    return [site for site in sites if site.rate > 0]
+    return [site for site in sites if site.rate]
 
 
 def drawn(axes: Axes) -> int:
@@ -109,7 +112,7 @@ def drawn(axes: Axes) -> int:
 
 def enumerable(sites: tuple[Site, ...]) -> int:
     """Droppable units; raises ModeUnavailable where their masks are too many to go through."""
-    units = sum(site.units for site in dropped_sites(sites))
+    units = sum(site.droppable for site in sites)
     if units > EXACT_UNITS:
         raise ModeUnavailable(f"exact enumerates the masks of at most {EXACT_UNITS} droppable units; the network has {units}.")
     return units

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from service.errors import Flaw
 from service.nets.base import linear
-from service.tricks.choices import refuse
 from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
 from service.values import Value
 
 Width = Annotated[int, Field(ge=1)]
+HEADS, DECODED = "heads", "decoded"
+"""Among the readers of units: the heads, and those of reconstructions."""
 
 
 class Trunk(nn.Module):
@@ -31,6 +32,10 @@ class Trunk(nn.Module):
     def linears(self) -> dict[str, nn.Module]:
         """Layers with weights by their stable names, in forward order."""
         raise NotImplementedError
+
+    def readers(self) -> dict[str, tuple[str, ...]] | None:
+        """By site the layers that read its units, `HEADS` and `DECODED` being heads; None where units are also read without weights."""
+        return None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each named layer's output for one row."""
@@ -59,10 +64,9 @@ class Drawing(Value):
     """Rates of dropping units; a number is the rate of hidden ones."""
 
     def check_rates(self) -> None:
-        """Raises where a list of rates has not one for each hidden layer."""
-        rates = self.dropout.hidden if self.dropout else 0.0
-        if isinstance(rates, tuple) and len(rates) != self.droppable:
-            raise refuse("inconsistent-spec", f"{len(rates)} rates for {self.droppable} layers", pointer="/dropout/hidden")
+        """Raises where a list of rates has not one for each hidden layer, or a layer's list not one for each unit."""
+        if self.dropout:
+            self.dropout.check(self.rated)
 
     @property
     def normalizes(self) -> bool:
@@ -75,9 +79,14 @@ class Drawing(Value):
         return False
 
     @property
+    def rated(self) -> tuple[int, ...]:
+        """Widths of the hidden layers that have a rate of dropping, in the order of the rates."""
+        return ()
+
+    @property
     def droppable(self) -> int:
-        """Hidden layers that have a rate of dropping."""
-        return 0
+        """How many hidden layers have a rate of dropping."""
+        return len(self.rated)
 
     @property
     def drops(self) -> bool:
@@ -88,6 +97,11 @@ class Drawing(Value):
     def narrowed(self, widths: tuple[int, ...]) -> Self | None:
         """The same with these widths of its hidden layers; None where units cannot be taken out."""
         return None
+
+    @property
+    def shifts(self) -> bool:
+        """Whether units are dropped before a batch norm, which then sees another variance in training than later."""
+        return self.normalizes and self.drops
 
     def dropping(self, rate: float) -> Self:
         """The same with this rate of dropping for all hidden units; inputs keep theirs."""

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.nets.activations import ACTIVATIONS, ActivationName
-from service.nets.architecture import Drawing, Trunk, Width
+from service.nets.architecture import DECODED, HEADS, Drawing, Trunk, Width
 from service.nets.base import Linear, Transposed, linear
 from service.tricks.choices import AtMost
 from service.tricks.dropout import Dropout, Gate, Site
@@ -38,8 +38,8 @@ class Autoencoder(Drawing):
         return self
 
     @property
-    def droppable(self) -> int:
-        return 2 * len(self.hidden)
+    def rated(self) -> tuple[int, ...]:
+        return *self.hidden, *reversed(self.hidden)
 
     def weights(self, shape: tuple[int, ...]) -> int:
         down = sum(before * after for before, after in pairwise((math.prod(shape), *self.hidden, self.code)))
@@ -101,6 +101,13 @@ class Coder(Trunk):
     def linears(self) -> dict[str, nn.Module]:
         down = {f"encoder.{i}": layer for i, layer in enumerate(self.encoder)}
         return {**down, "code": self.code, **{f"decoder.{i}": layer for i, layer in enumerate(self.decoder)}}
+
+    def readers(self) -> dict[str, tuple[str, ...]] | None:
+        if self.tied:  # one weight reads units of two sites
+            return None
+        layers = (*self.linears(), DECODED)
+        readers = {site.name: (layer,) for site, layer in zip(self.sites, layers, strict=True)}
+        return {**readers, "code": (*readers["code"], HEADS)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {site.name: (site.units,) for site in self.sites[1:]}

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.nets.activations import ACTIVATIONS, ActivationName
-from service.nets.architecture import Drawing, Trunk, Width
+from service.nets.architecture import HEADS, Drawing, Trunk, Width
 from service.nets.base import BatchNorm, linear
 from service.tricks.choices import AtMost, refuse
 from service.tricks.dropout import Dropout, Gate, Site
@@ -53,8 +53,15 @@ class MLP(Drawing):
         return self.residual
 
     @property
-    def droppable(self) -> int:
-        return len(self.hidden)
+    def rated(self) -> tuple[int, ...]:
+        return self.hidden
+
+    @property
+    def shifts(self) -> bool:
+        dropout = self.dropout or Dropout()
+        # The last layer's units go to heads alone.
+        before = (dropout.input, *dropout.hidden_rates(len(self.hidden)))[: len(self.hidden)]
+        return self.batch_norm and any(before)
 
     def narrowed(self, widths: tuple[int, ...]) -> "MLP | None":
         return None if self.residual else self.model_copy(update={"hidden": widths})
@@ -120,6 +127,10 @@ class Perceptron(Trunk):
 
     def linears(self) -> dict[str, nn.Module]:
         return {f"hidden.{i}": layer for i, layer in enumerate(self.hidden)}
+
+    def readers(self) -> dict[str, tuple[str, ...]] | None:
+        layers = (*self.linears(), HEADS)
+        return None if self.residual else {site.name: (layer,) for site, layer in zip(self.sites, layers, strict=True)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {site.name: (site.units,) for site in self.sites[1:]}

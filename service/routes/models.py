@@ -1,6 +1,7 @@
 """Models: listed, read, named by aliases, their files handed out, deleted."""
 
 from dataclasses import replace
+from hashlib import sha256
 from typing import Annotated, Any
 
 import orjson
@@ -11,7 +12,7 @@ from sqlalchemy import Connection
 
 from service.errors import Invalid, NotFound, invalid
 from service.flaws import flaws_of
-from service.inference import bags
+from service.inference import bags, weight_scaling
 from service.inference.model import FILES
 from service.routes import conditions
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
@@ -114,12 +115,19 @@ def _with_picture(model: Model, job: Job | None) -> Model:
 
 @router.get(PATH + "/{ref}/files/{name}", response_class=Response, responses=FILE)
 def file(ref: str, name: str, request: Request, services: ServicesHere, project: Project) -> Response:
-    """`model.safetensors`, `spec.json`, `encoding.json` (how rows become numbers), `bagging.safetensors` (which members had which rows)."""
+    """A file of the model.
+
+    `model.safetensors`, `spec.json`, `encoding.json` (how rows become numbers), `bagging.safetensors` (which members had which
+    rows), `test_time_scaling.safetensors` (weights of masks that are not rescaled, of a model with dropout).
+    """
     model = find(services, project, ref)
     if name in LATER:
         raise NotFound(f"This release does not write {name}.")
+    if name == weight_scaling.FILE:
+        content = weight_scaling.unscaled(services.shelf.get(model.id, model.files))
+        return _answered(request, content, name, digest=sha256(content).hexdigest())
     if name not in (*FILES, bags.FILE):
-        raise NotFound(f"There is no such file; there are {', '.join((*FILES, bags.FILE))}.")
+        raise NotFound(f"There is no such file; there are {', '.join((*FILES, bags.FILE, weight_scaling.FILE))}.")
     return _stored(model, name, services, request)
 
 
@@ -127,10 +135,12 @@ def _stored(model: Model, name: str, services: Services, request: Request) -> Re
     """A stored file of the model; its digest is the entity tag."""
     if name not in model.files:
         raise NotFound(f"This model has no {name}.")
-    content = services.shelf.read(model.files[name])
+    return _answered(request, services.shelf.read(model.files[name]), name, digest=model.files[name]["sha256"])
+
+
+def _answered(request: Request, content: bytes, name: str, *, digest: str) -> Response:
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
-    etag, media_type = f'"{model.files[name]["sha256"]}"', MEDIA[name.rsplit(".", 1)[-1]]
-    return conditions.respond(request, content, etag, media_type=media_type, headers=headers)
+    return conditions.respond(request, content, f'"{digest}"', media_type=MEDIA[name.rsplit(".", 1)[-1]], headers=headers)
 
 
 async def posted_alias(request: Request, services: ServicesHere) -> AliasRequest:

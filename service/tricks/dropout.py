@@ -7,12 +7,13 @@ that paper's appendix A.2: kept units are divided by their keep probability when
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Discriminator, Tag
 from torch import Tensor
 
 from service.tricks.choices import Only, refuse
@@ -24,12 +25,26 @@ _BLOCK, _MOST_PASSES = 2**17, 16
 """Entries of a member's masks that are drawn at once, about what stays in a processor's cache, and for at most how many passes."""
 
 
+Rate = float | tuple[float, ...]
+"""One for all units, or one for each where they differ: it is false where no unit is dropped, as `Dropout.hidden_rates` makes it."""
+
+
 class Site(NamedTuple):
-    """A place where units can be dropped: its name, how many units, and the rate of dropping one."""
+    """A place where units can be dropped: its name, how many units, and the rate of dropping one, or each of them."""
 
     name: str
     units: int
-    rate: float
+    rate: Rate
+
+    @property
+    def rates(self) -> NDArray[np.float64]:
+        """Each unit's rate [units]."""
+        return np.broadcast_to(np.asarray(self.rate, dtype=np.float64), self.units)
+
+    @property
+    def droppable(self) -> int:
+        """How many units have a rate."""
+        return int(np.count_nonzero(self.rates))
 
 
 class Gate(Protocol):
@@ -70,7 +85,7 @@ class Sampled:
         rows: int,
         *,
         stacked: bool = False,
-        rates: Mapping[str, Sequence[float]] | None = None,
+        rates: Mapping[str, Sequence[Rate]] | None = None,
     ) -> None:
         self._streams = list(streams)
         self._rows = rows
@@ -138,37 +153,44 @@ class Replayed:
 SCALED = Scaled()
 
 
-def draw_mask(shape: tuple[int, ...] | torch.Size, rate: float, generator: torch.Generator) -> Tensor:
-    """Scaled float32 mask of a shape: 0 with probability `rate`, else 1 / (1 - rate), so that its mean is 1."""
+def draw_mask(shape: tuple[int, ...] | torch.Size, rate: Rate, generator: torch.Generator) -> Tensor:
+    """Scaled float32 mask [.., units]: 0 with probability `rate`, else 1 / (1 - rate), so that its mean is 1."""
     return draw_masks(shape, rate, [generator])[0]
 
 
-def draw_masks(shape: tuple[int, ...] | torch.Size, rate: float, generators: Sequence[torch.Generator]) -> Tensor:
+def draw_masks(shape: tuple[int, ...] | torch.Size, rate: Rate, generators: Sequence[torch.Generator]) -> Tensor:
     """Masks [K, *shape], each from its generator.
 
     Bits are drawn as 64-bit words and cut into four, a quarter of the cost of one uniform number each; the rate is
     thereby a multiple of 2^-16, and the scale is that of the rounded rate.
     """
-    return _masks(_bits(shape, generators), np.array([rate])).view(len(generators), *shape)
+    return _masks(_bits(shape, generators), [rate]).view(len(generators), *shape)
 
 
-def draw_own_masks(shape: tuple[int, ...] | torch.Size, rates: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
+def draw_own_masks(shape: tuple[int, ...] | torch.Size, rates: Sequence[Rate], generators: Sequence[torch.Generator]) -> Tensor:
     """The same with a rate for each generator; those whose rate is 0 draw nothing, as by themselves."""
     bits = _bits(shape, [generator if rate else None for rate, generator in zip(rates, generators, strict=True)])
-    return _masks(bits, np.array(rates)).view(len(generators), *shape)
+    return _masks(bits, rates).view(len(generators), *shape)
 
 
-def _masks(bits: Tensor, rates: NDArray[np.float64]) -> Tensor:
+def _masks(bits: Tensor, rates: Sequence[Rate]) -> Tensor:
     """What is kept, scaled, of random int16 [K, entries], by the rate of each row or one for all."""
-    dropped = np.array([[steps_dropped(rate)] for rate in rates.tolist()])
-    least, scale = (dropped - STEPS // 2).astype(np.int16), (STEPS / (STEPS - dropped)).astype(np.float32)
+    units = max(len(cut(rate)[0]) for rate in rates)
+    least, scale = cut(rates[0]) if len(rates) == 1 else _side_by_side(rates, units)
+    scale, bits = scale.astype(np.float32), bits if units == 1 else bits.unflatten(1, (-1, units))
     if bits.device.type != "cpu":
-        return (bits >= torch.from_numpy(least).to(bits.device)).float().mul_(torch.from_numpy(scale).to(bits.device))
+        return (bits >= torch.tensor(least, device=bits.device)).float().mul_(torch.tensor(scale, device=bits.device))
     # numpy takes a fifth of the time that torch's comparison and conversion take.
     masks = np.empty(bits.shape, dtype=np.float32)
     masks[...] = bits.numpy() >= least
     masks *= scale
     return torch.from_numpy(masks)
+
+
+def _side_by_side(rates: Sequence[Rate], units: int) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """The cuts and scales of several rows of masks: [K, 1] of one rate each, else [K, 1, units]."""
+    least, scale = (np.stack([np.broadcast_to(part, units) for part in parts]) for parts in zip(*map(cut, rates), strict=True))
+    return (least, scale) if units == 1 else (least[:, None], scale[:, None])
 
 
 def _bits(shape: tuple[int, ...] | torch.Size, generators: Sequence[torch.Generator | None]) -> Tensor:
@@ -184,39 +206,63 @@ def _bits(shape: tuple[int, ...] | torch.Size, generators: Sequence[torch.Genera
     return words.view(torch.int16)[:, :count]
 
 
-def steps_dropped(rate: float) -> int:
-    """The rate that masks are drawn with, in steps of 2^-16: 0 for 0, else at least one step from 0 and from 1."""
-    return min(max(round(rate * STEPS), 1), STEPS - 1) if rate else 0
+@lru_cache(maxsize=256)
+def cut(rate: Rate) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """The least of random int16 that keeps a unit, and the scale of what is kept: one, or one for each unit.
+
+    A rate is rounded to steps of 2^-16: 0 for 0, else at least one step from 0 and from 1.
+    """
+    steps = keep_steps(rate)
+    least, scale = (STEPS // 2 - steps).astype(np.int16), STEPS / steps
+    least.flags.writeable = scale.flags.writeable = False
+    return least, scale
+
+
+def keep_steps(rate: Rate) -> NDArray[np.float64]:
+    """The probability of keeping a unit that masks are drawn with, in steps of 2^-16: one, or one for each unit."""
+    rates = np.atleast_1d(np.asarray(rate, dtype=np.float64))
+    return STEPS - np.where(rates > 0, np.clip(np.rint(rates * STEPS), 1, STEPS - 1), 0)
 
 
 def disconnected(sites: Sequence[Site]) -> float:
     """The share of masks that leave no path from an input to an output: some site has all its units dropped.
 
-    1 - prod over sites of (1 - rate^units), for a dense net without bridges, sites being its layers, inputs among them
-    (Goodfellow, Bengio and Courville 2016, "Deep Learning", section 7.12); exact for the rates as given.
+    1 - prod over sites of (1 - prod over units of the rate), for a dense net without bridges, sites being its layers, inputs
+    among them (Goodfellow, Bengio and Courville 2016, "Deep Learning", section 7.12); exact for the rates as given.
     """
-    return -math.expm1(sum(math.log1p(-(site.rate**site.units)) for site in sites if site.rate))
+    return -math.expm1(sum(math.log1p(-float(np.prod(site.rates))) for site in sites if site.rate))
 
 
-def _rates(value: Any) -> Any:
-    if isinstance(value, list) and any(isinstance(item, list) for item in value):
-        raise refuse("unknown-choice", "this release has one rate per layer, not one per unit")
-    return value
+LayerRate = Annotated[
+    Annotated[DropRate, Tag("number")] | Annotated[tuple[DropRate, ...], ITEMS, Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "number"),
+]
 
 
 class Dropout(Value):
-    """Rates of dropping: of inputs, and of hidden units, one for all layers or one per layer."""
+    """Rates of dropping: of inputs, and of hidden units, one for all layers or one per layer, there one for all units or one per unit."""
 
     input: DropRate = 0.0
     """Rate of dropping inputs."""
-    hidden: Annotated[DropRate | Annotated[tuple[DropRate, ...], ITEMS], BeforeValidator(_rates)] = 0.0
-    """Rate of dropping hidden units: one for all layers, or a list with one per layer."""
+    hidden: DropRate | Annotated[tuple[LayerRate, ...], ITEMS] = 0.0
+    """Rate of dropping hidden units: one for all layers, or a list with one per layer, each a number or a list with one per unit."""
     channel: Annotated[float, Only(0.0)] = 0.0
     """Rate of dropping whole channels of a convolution; 0 without convolutions."""
 
-    def hidden_rates(self, layers: int) -> tuple[float, ...]:
-        """One rate per hidden layer; a single rate stands for all."""
-        return self.hidden if isinstance(self.hidden, tuple) else (self.hidden,) * layers
+    def check(self, widths: Sequence[int]) -> None:
+        """Raises a refusal where there are not as many rates as hidden layers of these widths, or as units in one of them."""
+        if not isinstance(self.hidden, tuple):
+            return
+        if len(self.hidden) != len(widths):
+            raise refuse("inconsistent-spec", f"{len(self.hidden)} rates for {len(widths)} layers", pointer="/dropout/hidden")
+        for i, (rate, width) in enumerate(zip(self.hidden, widths, strict=True)):
+            if isinstance(rate, tuple) and len(rate) != width:
+                raise refuse("inconsistent-spec", f"{len(rate)} rates for {width} units", pointer=f"/dropout/hidden/{i}")
+
+    def hidden_rates(self, layers: int) -> tuple[Rate, ...]:
+        """One rate per hidden layer, or a list where its units' rates differ; a single rate stands for all layers."""
+        each = self.hidden if isinstance(self.hidden, tuple) else (self.hidden,) * layers
+        return tuple(rate[0] if isinstance(rate, tuple) and len(set(rate)) == 1 else rate for rate in each)
 
 
 def _dropout(value: Any) -> Any:

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 INPUT = {"dropout": {"input": 0.5}}
 LAST = {"hidden": [6, 5], "dropout": {"hidden": [0.0, 0.2]}}
 BOTH = {"hidden": [4], "activation": "tanh", "dropout": {"input": 0.25, "hidden": 0.5}}
+UNITS = {"hidden": [4], "activation": "tanh", "dropout": {"input": 0.25, "hidden": [[0.1, 0.0, 0.7, 0.4]]}}
+LAST_UNITS = {"hidden": [6, 5], "dropout": {"hidden": [0.0, [0.2, 0.9, 0.0, 0.5, 0.35]]}}
 NUMBER = {"task": "regression", "name": "size"}
 
 
@@ -40,9 +42,10 @@ def test_weight_scaling_is_the_geometric_mean_of_a_softmax_on_dropped_inputs(ben
         assert float((scaled - arithmetic).abs().max()) > 0.02
 
 
+@pytest.mark.parametrize("fields", [LAST, LAST_UNITS], ids=["one rate", "a rate per unit"])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
-def test_weight_scaling_is_exact_where_the_last_hidden_layer_alone_is_dropped(bench: Any, activation: str) -> None:
-    model = bench.double(bench.model(**LAST, activation=activation))
+def test_weight_scaling_is_exact_where_the_last_hidden_layer_alone_is_dropped(bench: Any, activation: str, fields: dict[str, Any]) -> None:
+    model = bench.double(bench.model(**fields, activation=activation))
     x = bench.inputs()
     torch.testing.assert_close(
         bench.said(model, x, mode="weight_scaled").probabilities,
@@ -52,8 +55,9 @@ def test_weight_scaling_is_exact_where_the_last_hidden_layer_alone_is_dropped(be
     )
 
 
-def test_weight_scaling_is_not_exact_through_a_nonlinear_layer(bench: Any) -> None:
-    model = bench.double(bench.model(**BOTH))
+@pytest.mark.parametrize("fields", [BOTH, UNITS], ids=["one rate", "a rate per unit"])
+def test_weight_scaling_is_not_exact_through_a_nonlinear_layer(bench: Any, fields: dict[str, Any]) -> None:
+    model = bench.double(bench.model(**fields))
     x = bench.inputs()
     scaled, geometric = (
         bench.said(model, x, mode="weight_scaled").probabilities,
@@ -62,7 +66,7 @@ def test_weight_scaling_is_not_exact_through_a_nonlinear_layer(bench: Any) -> No
     assert float((scaled - geometric).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("fields", [INPUT, LAST, BOTH], ids=["input", "last", "both"])
+@pytest.mark.parametrize("fields", [INPUT, LAST, BOTH, UNITS, LAST_UNITS], ids=["input", "last", "both", "units", "last units"])
 def test_exact_enumerates_every_mask(bench: Any, fields: dict[str, Any]) -> None:
     model = bench.double(bench.model(**fields))
     x = bench.inputs(5)
@@ -97,7 +101,7 @@ def test_exact_numbers(bench: Any) -> None:
     np.testing.assert_allclose(found.epistemic.numpy(), (w * (means - center) ** 2).sum(0), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("fields", "samples"), [(INPUT, 4_000), (BOTH, 20_000)], ids=["input", "both"])
+@pytest.mark.parametrize(("fields", "samples"), [(INPUT, 4_000), (BOTH, 20_000), (UNITS, 20_000)], ids=["input", "both", "units"])
 def test_monte_carlo_comes_within_four_standard_errors_of_the_enumeration(bench: Any, fields: dict[str, Any], samples: int) -> None:
     model, x = bench.double(bench.model(**fields)), bench.inputs(4)
     logits, shares = bench.enumerated(model, x)

@@ -90,6 +90,17 @@ def test_the_rate_and_the_mean(rate: float) -> None:
     assert float(mask.max()) == pytest.approx(1 / (1 - exact), rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_unit_at_a_rate_of_its_own_is_that_unit_where_all_have_the_rate(dtype: torch.dtype) -> None:
+    rates = (0.5, 0.0, 0.2, 0.999, 1e-9)
+    site = Site("hidden.0", 5, rates)
+    own = keys(digests(rows(9)), AXES, 0, site)
+    mask = fresh_masks(own, site, range(40), dtype)
+    for unit, rate in enumerate(rates):
+        assert torch.equal(mask[..., unit], fresh_masks(own, site._replace(rate=rate), range(40), dtype)[..., unit])
+    assert bool((mask[..., 1] == 1).all())
+
+
 def test_counts_of_kept_units_are_binomial() -> None:
     """By unit, by row and by sample: variances are neither larger nor smaller than chance has them."""
     site = Site("hidden.0", 64, 0.5)

@@ -201,6 +201,18 @@ def test_gaps_between_all_averages(bench: Any) -> None:
         assert found["convergence"].get(name) == (None if name == "arithmetic" else pytest.approx(found[name]["brier"], rel=1e-6))
 
 
+def test_rates_of_units_are_in_the_report(bench: Any) -> None:
+    """Of 20 units four can be dropped, so that all masks are enumerated; one layer is never lost, the other seldom."""
+    rates = [[0.0] * 17 + [0.5, 0.9, 0.2], [0.0, 0.6]]
+    found = measured(inquiry_of(bench, hidden=[20, 2], dropout={"hidden": rates}))["dropout"]
+    assert found["exact"]["accuracy"] is not None
+    assert found["disconnected"] == 0.0
+    lossy = inquiry_of(bench, hidden=[3], dropout={"hidden": [[0.5, 0.9, 0.2]]})
+    assert measured(lossy)["dropout"]["disconnected"] == pytest.approx(0.5 * 0.9 * 0.2)
+    gaps = {frozenset(pair["between"]): pair["gap"] for pair in measured(lossy)["dropout"]["gaps"]}
+    assert gaps[frozenset(("weight_scaled", "exact_geometric"))] < 1e-6 < gaps[frozenset(("weight_scaled", "exact"))]
+
+
 @TARGETS
 def test_the_way_of_sampling_is_in_the_report(bench: Any, targets: Any) -> None:
     built = measured(inquiry_of(bench, *targets, hidden=[20], dropout={"input": 0.1, "hidden": 0.5}, size=2))

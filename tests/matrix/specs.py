@@ -54,7 +54,9 @@ SIZES = [
     *(spec(54, net(dropout={part: rate}), RANGE, f"{DROPOUT}/{part}") for part in ("input", "hidden") for rate in (-1e-9, 1)),
     told(54, "NaN", '{"architecture": {"type": "mlp", "hidden": [8], "dropout": NaN}}', "malformed-json"),
     spec(55, net(hidden=[8, 8], dropout={"hidden": [0.1]}), CLASH, f"{DROPOUT}/hidden"),
-    spec(55, net(dropout={"hidden": [[0.1] * 3]}), CHOICE, f"{DROPOUT}/hidden"),  # one rate per layer so far
+    spec(55, net(dropout={"hidden": [[0.1] * 3]}), CLASH, f"{DROPOUT}/hidden/0"),
+    spec(55, net(hidden=[8, 2], dropout={"hidden": [0.1, [0.1] * 3]}), CLASH, f"{DROPOUT}/hidden/1"),
+    spec(54, net(hidden=[2], dropout={"hidden": [[0.1, 1]]}), RANGE, f"{DROPOUT}/hidden/0/1"),
     *(spec(56, penalty(type=kind, alpha=-1), RANGE, "/regularizers/0/alpha") for kind in ("l1", "l2")),
     *(spec(56, penalty(type=kind, alpha=1e30), RANGE, "/regularizers/0/alpha") for kind in ("l1", "l2")),
     spec(56, {"regularizers": [{"type": "l0", "alpha": -1}]}, CHOICE, "/regularizers/0/type"),

@@ -82,6 +82,7 @@ PREDICTIONS = [
     # A model exists only once its job has succeeded.
     Row(96, "a job that waits", asked("POST", f"{MODELS}/waiting/predict", json=BLANK), 404, "not-found", on="spare"),
     Row(97, "a job that was cancelled", asked("POST", f"{MODELS}/cancelled/predict", json=BLANK), 404, "not-found", on="spare"),
+    Row(93, "halved weights without dropout", asked("GET", f"{MODELS}/{{plain}}/files/test_time_scaling.safetensors"), 404, "not-found"),
     Row(97, "a job in place of a model", asked("POST", f"{MODELS}/{{job}}/predict", json=BLANK), 404, "not-found"),
     predict("plain", 98, {"inputs": [PIXELS[1:]]}, 422, "shape-mismatch", "/inputs/0", also=lambda answer: "64" in answer.json["detail"]),
     predict("plain", 98, {"inputs": [PIXELS, [*PIXELS, 0]]}, 422, "shape-mismatch", "/inputs/1"),

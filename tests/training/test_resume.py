@@ -28,6 +28,7 @@ COMMON: dict[str, Any] = {"architecture": {"type": "mlp", "hidden": [12]}, "batc
 JOBS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dropout": {"architecture": {"type": "mlp", "hidden": [12, 12], "dropout": DROPOUT}},
+    "dropout per unit": {"architecture": {"type": "mlp", "hidden": [12, 12], "dropout": {"hidden": [[0.1, 0.0, 0.6] * 4, 0.5]}}},
     "batch norm": {"architecture": {"type": "mlp", "hidden": [12, 12], "batch_norm": True}},
     "augmentation": {"augmentation": [{"type": "gaussian_noise", "std": 1.0, "probability": 0.5}]},
     "moved images": {

@@ -5,7 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from service.flaws import flaws_of
+from service.nets.mlp import MLP
 from service.tricks.dropout import SCALED, Dropout, Replayed, Sampled, Site, disconnected, draw_mask, draw_own_masks
 
 RATES = [0.005, 0.05, 0.2, 0.5, 0.8, 0.999]
@@ -105,8 +108,87 @@ def test_masks_at_rates_of_their_own_are_those_of_each_rate() -> None:
     assert [each.get_state().tolist() for each in mine] == [each.get_state().tolist() for each in theirs]
 
 
+UNEQUAL = (0.005, 0.5, 0.0, 0.2, 0.999, 0.8)
+
+
+def test_each_unit_has_its_rate_and_a_mean_of_one() -> None:
+    count = 40_000
+    mask = draw_mask((count, len(UNEQUAL)), UNEQUAL, stream(2)).double()
+    for unit, rate in zip(mask.T, UNEQUAL, strict=True):
+        exact = round(rate * 2**16) / 2**16
+        assert abs(float((unit == 0).double().mean()) - exact) <= 4 * (exact * (1 - exact) / count) ** 0.5
+        assert abs(float(unit.mean()) - 1) <= 4 * (exact / (1 - exact) / count) ** 0.5
+        assert float(unit.max()) == pytest.approx(1 / (1 - exact), rel=1e-6)
+    correlations = torch.corrcoef(mask[:, [0, 1, 3, 5]].T) - torch.eye(4, dtype=mask.dtype)
+    assert float(correlations.abs().max()) < 5 / count**0.5
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (3, 5, 6)])
+def test_a_unit_at_a_rate_of_its_own_is_that_unit_where_all_have_the_rate(shape: tuple[int, ...]) -> None:
+    """Bit by bit: what differs is the cut, not the numbers that are cut."""
+    mask = draw_mask(shape, UNEQUAL, stream(3))
+    for unit, rate in enumerate(UNEQUAL):
+        assert torch.equal(mask[..., unit], draw_mask(shape, rate, stream(3))[..., unit])
+    assert torch.equal(draw_mask(shape, (0.3,) * 6, stream(3)), draw_mask(shape, 0.3, stream(3)))
+    stacked = draw_own_masks(shape, [UNEQUAL, 0.0, 0.3], [stream(3), stream(4), stream(5)])
+    assert torch.equal(stacked[0], mask)
+    assert torch.equal(stacked[2], draw_mask(shape, 0.3, stream(5)))
+    assert bool((stacked[1] == 1).all())
+
+
+def test_rates_of_zero_for_all_units_are_no_dropout_bit_by_bit() -> None:
+    (rate,) = Dropout.model_validate({"hidden": [[0.0] * 4]}).hidden_rates(1)
+    x, generator = torch.randn(5, 4, generator=stream()), stream()
+    before = generator.get_state()
+    assert Sampled([generator], 5)(x, Site("hidden.0", 4, rate)) is x
+    assert torch.equal(generator.get_state(), before)
+    assert not MLP.model_validate({"hidden": [4], "dropout": {"hidden": [[0.0] * 4]}}).drops
+
+
+def test_masks_of_units_go_on_from_a_checkpoint_in_the_middle() -> None:
+    site, x = Site("hidden.0", 6, UNEQUAL), torch.ones(8, 6)
+    generator = stream(5)
+    gate = Sampled([generator], 8)
+    for _ in range(21):
+        gate(x, site)
+    held, state = gate.capture(), generator.get_state()
+    rest = [gate(x, site) for _ in range(20)]
+    again = Sampled([other := stream(0)], 8)
+    again.restore(held, [site])
+    other.set_state(state)
+    assert all(torch.equal(again(x, site), mask) for mask in rest)
+
+
+def test_a_list_of_equal_rates_is_their_one_rate() -> None:
+    dropout = Dropout.model_validate({"hidden": [[0.5, 0.5], 0.2, [0.1, 0.3], [0, 0]]})
+    assert dropout.hidden_rates(4) == (0.5, 0.2, (0.1, 0.3), 0.0)
+    assert dropout.dump()["hidden"] == [[0.5, 0.5], 0.2, [0.1, 0.3], [0.0, 0.0]], "the spec says what was sent"
+
+
+REFUSED = {
+    "too few layers": ([0.1], "/dropout/hidden", "inconsistent-spec"),
+    "too few units": ([0.1, [0.2, 0.3]], "/dropout/hidden/1", "inconsistent-spec"),
+    "too many units": ([[0.1] * 4, 0.1], "/dropout/hidden/0", "inconsistent-spec"),
+    "no unit": ([[], 0.1], "/dropout/hidden/0", "inconsistent-spec"),
+    "a rate of one": ([0.1, [0.2, 0.3, 1.0]], "/dropout/hidden/1/2", "value-out-of-range"),
+    "a word": ([0.1, [0.2, "half", 0.1]], "/dropout/hidden/1/1", "wrong-type"),
+    "a list in a list of units": ([0.1, [0.2, [0.1], 0.1]], "/dropout/hidden/1/1", "wrong-type"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_rates_that_do_not_fit_are_refused_at_their_place(name: str) -> None:
+    rates, pointer, code = REFUSED[name]
+    sent = {"hidden": [3, 3], "dropout": {"hidden": rates}}
+    with pytest.raises(ValidationError) as refused:
+        MLP.model_validate(sent)
+    (flaw,) = flaws_of(refused.value, sent, model=MLP)
+    assert (flaw.pointer, flaw.code) == (pointer, code)
+
+
 LAYOUTS = [
     [("input", 3, 0.2), ("hidden.0", 4, 0.5)],
+    [("input", 3, (0.2, 0.9, 0.6)), ("hidden.0", 3, 0.5), ("hidden.1", 2, (0.0, 0.3))],
     [("input", 2, 0.0), ("hidden.0", 3, 0.7), ("hidden.1", 2, 0.4)],
     [("hidden.0", 1, 0.9)],
     [("input", 4, 0.0)],
@@ -124,7 +206,7 @@ def test_the_share_of_masks_without_a_path_is_that_of_the_enumeration(layout: li
         for site in sites:
             part = np.array(kept[at : at + site.units])
             at += site.units
-            share *= float(np.prod(np.where(part, 1 - site.rate, site.rate)))
+            share *= float(np.prod(np.where(part, 1 - site.rates, site.rates)))
             arrives = np.full(site.units, arrives.sum()) * part
         lost += share * (arrives.sum() == 0)
     assert disconnected(sites) == pytest.approx(lost, rel=1e-12, abs=1e-15)

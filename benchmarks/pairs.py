@@ -1,0 +1,141 @@
+"""All pairs of tricks over HTTP, each job once undisturbed and once with its trainers killed: the same SHA-256, or a refusal as declared.
+
+The jobs are those of a covering array (`tests/training/covering.py`) over the kinds of all unions (`tests/training/factors.py`):
+every value of every factor meets every value of every other. `--jobs N` takes the first N.
+"""
+
+import argparse
+import io
+import time
+from contextlib import suppress
+from os import kill
+from signal import SIGKILL
+from typing import Any
+
+import httpx2
+import numpy as np
+
+from benchmarks.service import Answer, service
+from tests.system.desk import trainers
+from tests.training.covering import Row, covering_array, pairs_in, pairs_of
+from tests.training.factors import NAMES, job, refused
+
+ROWS, EPOCHS, PATIENCE_S = 400, 40, 120.0
+MODES = ("single", "weight_scaled", "monte_carlo", "ensemble")
+
+
+def upload(http: httpx2.Client) -> None:
+    """The datasets that the factors name, larger than those of the tests so that a kill meets a trainer at work."""
+    stream = np.random.default_rng(0)
+    x = stream.normal(size=(ROWS, 2)).round(3)
+    lines = ["a,b,c,kind,size"]
+    for i, (a, b) in enumerate(x):
+        kind = "" if i % 10 == 3 else "up" if a > 0 else "down"
+        lines.append(f"{a},{b},{('red', 'blue', 'green')[i % 3]},{kind},{'' if i % 12 == 5 else round(3 * b + 7, 3)}")
+    _post(http, "table.csv", "\n".join(lines).encode(), '{"targets": ["kind", "size"]}')
+    pictures = stream.random(size=(ROWS, 6, 6)).astype(np.float32)
+    shares = stream.random(size=(ROWS, 3)).astype(np.float32)
+    arrays = {"images": (pictures[:, :3].mean((1, 2)) > 0.5).astype(np.int64), "shares": shares / shares.sum(1, keepdims=True)}
+    for name, y in arrays.items():
+        content = io.BytesIO()
+        np.savez(content, x=pictures, y=y)
+        _post(http, f"{name}.npz", content.getvalue())
+
+
+def _post(http: httpx2.Client, file: str, content: bytes, schema: str | None = None) -> None:
+    data = {"name": file.partition(".")[0], **({"schema": schema} if schema else {})}
+    answer = http.post("/api/v1/datasets", files={"file": (file, content)}, data=data)
+    if answer.status_code != 201:
+        raise SystemExit(answer.text)
+
+
+def submitted(http: httpx2.Client, row: Row, name: str) -> Answer:
+    """The job of a row, just posted."""
+    fields = {**job(row), "name": name, "epochs": EPOCHS, "limits": {"stall_s": 60}}
+    answer = http.post("/api/v1/jobs", json=fields)
+    if answer.status_code != 202:
+        raise SystemExit(f"{row} was refused: {answer.text}")
+    found: Answer = answer.json()
+    return found
+
+
+def waited(http: httpx2.Client, found: Answer) -> Answer:
+    """The job, done."""
+    while not found["done"]:
+        found = http.get(f"/api/v1/jobs/{found['id']}", params={"wait": 30, "since": found["version"]}).json()
+    return found
+
+
+def killed(http: httpx2.Client, pid: int, found: Answer) -> tuple[Answer, int]:
+    """The job, done, whose trainers were killed as soon as it had measured two epochs; and how many were."""
+    began, kills = time.monotonic(), 0
+    while not found["done"] and time.monotonic() - began < PATIENCE_S:
+        found = http.get(f"/api/v1/jobs/{found['id']}").json()
+        if found["progress"]["epoch"] >= 2 and not found["done"]:
+            for child in trainers(pid):
+                with suppress(ProcessLookupError):
+                    kill(child, SIGKILL)
+                    kills += 1
+            break
+        time.sleep(0.01)
+    return waited(http, found), kills
+
+
+def digest(http: httpx2.Client, found: Answer) -> str | None:
+    """The digest of a job's weights, None for a job that failed."""
+    return str(http.get(f"/api/v1/models/{found['model']}").json()["sha256"]) if found["state"] == "succeeded" else None
+
+
+def asked(http: httpx2.Client, found: Answer) -> list[str]:
+    """Modes whose answer on a row of the dataset is neither one nor `mode-unavailable`."""
+    row = http.get(f"/api/v1/datasets/{found['spec']['dataset']}/rows", params={"limit": 1}).json()["items"][0]["values"]
+    names = [field["name"] for field in http.get(f"/api/v1/models/{found['model']}").json()["signature"]["inputs"]]
+    inputs = [{name: row[name] for name in names}]
+    wrong = []
+    for mode in MODES:
+        answer = http.post(f"/api/v1/models/{found['model']}/predict", json={"inputs": inputs, "mode": mode})
+        if answer.status_code != 200 and not answer.json()["type"].endswith("mode-unavailable"):
+            wrong.append(f"{mode}: {answer.text}")
+    return wrong
+
+
+def refusals(http: httpx2.Client) -> list[str]:
+    """Pairs that are declared not to go together and are not refused so."""
+    wrong = []
+    for pair, declared in refused().items():
+        answer = http.post("/api/v1/jobs:validate", json=job(dict(pair)))
+        told = {(error["pointer"], error["code"]) for error in answer.json().get("errors", [])}
+        if answer.status_code != 422 or (declared.pointer, declared.code) not in told:
+            wrong.append(f"{pair}: {answer.text}")
+    return wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=None)
+    rows = covering_array(NAMES, refused(), most=parser.parse_args().jobs)
+    wrong: list[Any] = []
+    kills = 0
+    with service(environment={"TEMPER_MAX_ATTEMPTS": "20"}) as (http, launched):
+        assert launched.process is not None
+        upload(http)
+        wrong += refusals(http)
+        for i, row in enumerate(rows):
+            straight = waited(http, submitted(http, row, f"straight-{i}"))
+            again, met = killed(http, launched.process.pid, submitted(http, row, f"killed-{i}"))
+            kills += met > 0
+            if straight["state"] != "succeeded" or digest(http, straight) != digest(http, again):
+                wrong.append((row, straight["error"], again["error"]))
+            else:
+                wrong += [(row, said) for said in asked(http, straight)]
+    pairs = [pair for pair in pairs_of(NAMES) if pair not in refused()]
+    seen = len(set().union(*map(pairs_in, rows)))
+    for found in wrong:
+        print(f"  {found}")
+    print(f"{len(rows)} jobs with {seen} of {len(pairs)} pairs, {len(refused())} pairs refused as declared; kills met {kills} jobs")
+    print(f"same SHA-256 as undisturbed, and every mode answers: {'holds' if not wrong else 'FALLS SHORT'}")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
