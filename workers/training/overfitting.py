@@ -106,3 +106,9 @@ class Watch:
             f"member {run.members[place].number} overfits to its one step in epoch {run.epoch}: under PGD {pgd:.3g}, in epoch "
             f"{guard.epoch} {guard.pgd:.3g}, under FGSM {fgsm:.3g}; back to the weights of then, with {guard.share:g} of the step"
         )
+
+
+def watch_of(material: Material, loss: DataLoss, device: torch.device, beat: Callable[[], None]) -> Watch | None:
+    """What watches the training of a spec, where it trains on one step from random starts."""
+    rule = material.spec.adversarial_training
+    return Watch(material, loss, rule, device, beat) if isinstance(rule, FastTraining) else None

@@ -11,7 +11,6 @@ from service.inference.augmenting import augmented
 from service.inference.material import Material
 from service.inference.sources import constants_of
 from service.nets.base import BatchNorm
-from service.tricks.adversarial import FastTraining
 from service.tricks.dropout import SCALED
 from service.tricks.optimization import Constant
 from service.tricks.stopping import SECOND
@@ -19,7 +18,7 @@ from workers.training.batches import Batches, batch_rows, member_rows, steps_per
 from workers.training.evaluation import Evaluation
 from workers.training.gating import gating_of
 from workers.training.objective import WEIGHTS, DataLoss
-from workers.training.overfitting import Watch
+from workers.training.overfitting import watch_of
 from workers.training.penalties import Penalties
 from workers.training.run import Run
 
@@ -31,10 +30,7 @@ class Task:
         spec, second = material.spec, run.second
         chosen = [member_rows(material, member.number, validation=second is not None) for member in run.members]
         rows = chosen[0] if run.network.members is None else np.stack(chosen)
-        self.material = material
-        self.spec = spec
-        self.device = device
-        self.beat = beat
+        self.material, self.spec, self.device, self.beat = material, spec, device, beat
         self.batches = _batches(material, rows, batch_rows(material, validation=second is not None), device)
         self.augmented = augmented(material, [member.number for member in run.members]) if spec.augmentation else None
         self.loss = DataLoss(material.targets, material.labels, run.network.log_variances)
@@ -57,8 +53,7 @@ class Task:
         self.steps = min(spec.epochs * self.every, spec.max_steps or spec.epochs * self.every)
         self.gate = run.gate if spec.drops else SCALED
         self.curves = {"train.loss", "validation.loss", spec.monitored or "validation.loss"}
-        rule = spec.adversarial_training
-        self.watch = Watch(material, self.loss, rule, device, beat) if isinstance(rule, FastTraining) else None
+        self.watch = watch_of(material, self.loss, device, beat)
         """What sees one-step training overfit to its step."""
         part = None
         if second is not None:
