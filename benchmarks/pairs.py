@@ -124,6 +124,7 @@ def main() -> None:
             straight = waited(http, submitted(http, row, f"straight-{i}"))
             again, met = killed(http, launched.process.pid, submitted(http, row, f"killed-{i}"))
             kills += met > 0
+            print(f"{i + 1} of {len(rows)}: {straight['state']}, {again['state']} after {met} kills", flush=True)
             if straight["state"] != "succeeded" or digest(http, straight) != digest(http, again):
                 wrong.append((row, straight["error"], again["error"]))
             else:
