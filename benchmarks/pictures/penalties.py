@@ -34,6 +34,7 @@ def draw(figure: Figure) -> None:
     for (name, points), mark in zip(curves.items(), "os", strict=True):
         axes.plot(*zip(*points, strict=True), marker=mark, label=name)
     axes.set_xscale("log")
+    axes.set(xlim=(1.5, 110), ylim=(0, 45))
     axes.set_xlabel("weights that are not 0, %")
     axes.set_ylabel("validation error, %")
     axes.legend(frameon=False)

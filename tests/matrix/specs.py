@@ -33,6 +33,12 @@ def robustness(number: int, change: dict[str, Any], slug: str, pointer: str) -> 
     return Row(number, str(change)[:60], send, 422, slug, pointer)
 
 
+TIED = {
+    "targets": [{"name": "input", "task": "reconstruction"}],
+    "architecture": {"type": "autoencoder", "hidden": [16], "code": 4, "tied": True},
+}
+
+
 def told(number: int, what: str, body: str, slug: str) -> Row:
     """A spec with a literal that no JSON writer writes."""
     return Row(number, what, posted(CHECK, body.encode()), 400, slug)
@@ -59,8 +65,11 @@ SIZES = [
     spec(54, net(hidden=[2], dropout={"hidden": [[0.1, 1]]}), RANGE, f"{DROPOUT}/hidden/0/1"),
     *(spec(56, penalty(type=kind, alpha=-1), RANGE, "/regularizers/0/alpha") for kind in ("l1", "l2")),
     *(spec(56, penalty(type=kind, alpha=1e30), RANGE, "/regularizers/0/alpha") for kind in ("l1", "l2")),
-    spec(56, {"regularizers": [{"type": "l0", "alpha": -1}]}, CHOICE, "/regularizers/0/type"),
-    spec(57, {"regularizers": [{"type": "l0", "alpha": 1, "layers": ["hidden.0"]}]}, CHOICE, "/regularizers/0/type"),
+    *(spec(56, {"regularizers": [{"type": "l0", "alpha": alpha}]}, RANGE, "/regularizers/0/alpha") for alpha in (-1, 1e30)),
+    *(spec(56, {"regularizers": [{"type": "l0", "method": "projection", "keep": k}]}, RANGE, "/regularizers/0/keep") for k in (0, 1.5)),
+    spec(57, {"regularizers": [{"type": "l0", "alpha": 1, "layers": ["hidden.0"]}]}, None),
+    spec(57, TIED | {"regularizers": [{"type": "l0", "alpha": 1, "layers": ["encoder.0"]}]}, CLASH, "/regularizers/0"),
+    spec(57, {"regularizers": [{"type": "l0", "method": "projection", "keep": 10**6}]}, CLASH, "/regularizers/0/keep"),
 ]  # fmt: skip
 TRAINING = [
     *(spec(58, {"optimizer": {"type": kind, "learning_rate": rate}}, RANGE, "/optimizer/learning_rate")
@@ -87,8 +96,9 @@ HEADS = [
     spec(66, target(task="regression"), CLASH, "/targets/0/task"),
     spec(66, target(loss="mse"), CHOICE, "/targets/0/loss"),
     spec(66, target(task="divination"), CHOICE, "/targets/0/task"),
-    spec(67, {"regularizers": [{"type": "tie", "between": ["hidden.0", "hidden.7"], "alpha": 1}]}, CHOICE, "/regularizers/0/type"),
-    spec(67, {"regularizers": [{"type": "share", "layers": ["hidden.0", "hidden.0"]}]}, CHOICE, "/regularizers/0/type"),
+    spec(67, {"regularizers": [{"type": "tie", "between": ["hidden.0", "hidden.7"], "alpha": 1}]}, CLASH, "/regularizers/0/between/1"),
+    spec(67, {"regularizers": [{"type": "tie", "between": ["hidden.0", "head.label"], "alpha": 1}]}, CLASH, "/regularizers/0/between"),
+    spec(67, {"regularizers": [{"type": "share", "layers": ["hidden.0", "hidden.0"]}]}, CLASH, "/regularizers/0/layers"),
     spec(67, penalty(layers=["hidden.7"]), CLASH, "/regularizers/0/layers/0"),
     spec(68, {"dataset": "diabetes", "augmentation": [{"type": "flip", "axis": "horizontal"}]}, CLASH, "/augmentation/0/type"),
     spec(68, {"augmentation": [{"type": "gaussian_noise", "std": -1}]}, RANGE, "/augmentation/0/std"),
@@ -122,7 +132,9 @@ OTHERS = [
     spec(75, {"labels": {"a": 1}}, "validation-error", "/labels/a"),
     spec(76, {"device": "cuda:7"}, "device-unavailable", "/device"),
     spec(76, {"device": "tpu"}, CHOICE, "/device"),
-    spec(78, {"init": {"model": "plain"}}, CHOICE, "/init"),
+    spec(78, {"init": {"model": "plain"}}, None),
+    spec(78, {"init": {"model": "plain"}, **net(hidden=[5])}, CLASH, "/init/model"),
+    spec(78, {"init": {"model": "nobody"}}, "not-found", "/init/model"),
 ]  # fmt: skip
 ROWS = [
     *SIZES, *TRAINING, *HEADS, *OTHERS,

@@ -38,7 +38,7 @@ def test_validate_starts_nothing(http: httpx2.Client) -> None:
     plan = http.post("/api/v1/jobs:validate", json=SPEC).json()
     assert plan["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
     assert [layer["name"] for layer in plan["layers"]] == ["hidden.0", "head.label"]
-    assert plan.keys() == {"spec", "layers", "parameters", "memory_bytes", "flops", "steps", "shards", "warnings"}
+    assert plan.keys() == {"spec", "layers", "parameters", "saved_by_tying", "memory_bytes", "flops", "steps", "shards", "warnings"}
     assert len(http.get("/api/v1/jobs", params={"limit": 200}).json()["items"]) == before
 
 
