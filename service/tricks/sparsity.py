@@ -23,8 +23,8 @@ BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 EPS = 1e-6
 """How far the uniform numbers stay from 0 and 1."""
 _OPEN = -BETA * math.log(-GAMMA / ZETA)
-_BAND = 1.25
-"""How far around the last threshold the next one is looked for first, as a factor."""
+_BANDS = (1.01, 1.2)
+"""How far around the last threshold the next one is looked for first, as factors."""
 
 
 class Opening(NamedTuple):
@@ -142,24 +142,25 @@ def project(weight: Tensor, kept: int, guess: float = 0.0) -> float:
         return 0.0
     if weight.device.type != "cpu":
         return _by_rank(weight, kept)
-    sizes = np.abs(weight.detach().numpy().reshape(-1))
-    if not (guess > 0 and np.count_nonzero(sizes > guess) == kept):
-        guess = _edge(sizes, kept, guess)
-        if np.count_nonzero(sizes > guess) != kept:
-            return _by_rank(weight, kept)
-    torch.hardshrink(weight, guess, out=weight)
-    return guess
+    edge, tied = _edge(np.abs(weight.detach().numpy().reshape(-1)), kept, guess)
+    if tied:
+        return _by_rank(weight, kept)
+    torch.hardshrink(weight, edge, out=weight)
+    return edge
 
 
-def _edge(sizes: NDArray[np.float32], kept: int, guess: float) -> float:
-    """The size of rank `kept` + 1, looked for near the guess first."""
-    if guess > 0:
-        high = guess * _BAND
-        near = sizes[(sizes > guess / _BAND) & (sizes <= high)]
-        rank = len(near) - 1 - (kept - np.count_nonzero(sizes > high))
+def _edge(sizes: NDArray[np.float32], kept: int, guess: float) -> tuple[float, bool]:
+    """The size of rank `kept` + 1, looked for near the guess first, and whether that of rank `kept` is the same."""
+    for band in _BANDS if guess > 0 else ():
+        above = sizes > guess * band
+        near = sizes[(sizes > guess / band) ^ above]
+        rank = len(near) - 1 - (kept - np.count_nonzero(above))
         if 0 <= rank < len(near):
-            return float(np.partition(near, rank)[rank])
-    return float(torch.from_numpy(sizes).topk(kept + 1, sorted=False).values.min())
+            near.partition(rank)
+            larger = near[rank + 1 :]
+            return float(near[rank]), bool(len(larger) and larger.min() == near[rank])
+    first = torch.from_numpy(sizes).topk(kept + 1).values
+    return float(first[kept]), bool(first[kept - 1] == first[kept])
 
 
 def _by_rank(weight: Tensor, kept: int) -> float:

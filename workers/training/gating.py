@@ -35,6 +35,7 @@ class Gating:
         if self._members > 1:
             self._to_members, self._to_layers = self._orders(rows)
         self._z, self._gradients = torch.empty_like(values), torch.zeros_like(values)
+        self._views = [self._flat.view(self._gradients, logits) for logits in self._logits]
         self._drawn: Opening | None = None
         for layer in self._layers:
             layer.drawn = self._flat.view(self._z, layer.log_alpha)
@@ -72,13 +73,14 @@ class Gating:
         """From the gates' gradients to those of their logits, with the price of being open; without autograd."""
         if self._drawn is None:
             raise ValueError("gates are drawn before they have a gradient")
-        torch.cat([_read(layer.weight) for layer in self._layers], out=self._gradients[: self._flat.used])
+        for layer, room in zip(self._layers, self._views, strict=True):
+            _read(layer.weight, room)
         # Where a gate is at 0 that is 0 / 0, which the slope leaves out.
         found = self._drawn.slope(self._by_member(self._gradients).div(self._drawn.z))
         found.add_(price_slope(self._by_member(self._flat.values), self._prices))
         self._gradients.copy_(self._by_layer(found))
-        for logits in self._logits:
-            logits.grad = self._flat.view(self._gradients, logits)
+        for logits, gradient in zip(self._logits, self._views, strict=True):
+            logits.grad = gradient
 
     def _by_member(self, flat: Tensor) -> Tensor:
         return flat.view(1, -1) if self._to_members is None else flat[self._to_members]
@@ -92,8 +94,8 @@ def gating_of(network: Network) -> Gating | None:
     return Gating(network) if any(isinstance(module, Gated) for module in network.modules()) else None
 
 
-def _read(weight: Tensor) -> Tensor:
-    """The sum over a layer's outputs of weight times gradient, flat."""
+def _read(weight: Tensor, out: Tensor) -> None:
+    """The sum over a layer's outputs of weight times gradient."""
     if weight.grad is None:
         raise ValueError("the weights behind gates have a gradient")
-    return (weight * weight.grad).sum(-2).view(-1)
+    torch.sum(weight * weight.grad, -2, out=out)
