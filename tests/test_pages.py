@@ -37,17 +37,21 @@ def drawn(path: Path) -> bool:
     return root.tag.endswith("}svg") and sum(1 for part in root.iter() if part.tag.endswith("}path")) > 5
 
 
+def section(text: str, name: str) -> str:
+    """What stands under a heading, or behind a bold word, up to the next one."""
+    parts = re.split(r"^(?:## |\*\*)(?=[A-Z])", FENCE.sub("", text), flags=re.MULTILINE)
+    return next((part.removeprefix(name) for part in parts if re.match(rf"{name}(?:\.\*\*|$)", part, re.MULTILINE)), "")
+
+
 def proof(text: str) -> bool:
     """Names of tests, all of which there are."""
-    section = re.search(r"^\*\*Tests\.\*\*(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", section[1]) if section else []
-    return bool(named) and all(f"\ndef {test}(" in (ROOT / file).read_text() for file, test in named if (ROOT / file).is_file())
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", section(text, "Tests"))
+    return bool(named) and all((ROOT / file).is_file() and f"\ndef {test}(" in (ROOT / file).read_text() for file, test in named)
 
 
 def refutation(text: str) -> bool:
     """Something that people say, in quotes, and why it is wrong."""
-    section = re.search(r"^\*\*Said, and wrong\.\*\*(.*?)(?=^Code: |\Z)", text, re.MULTILINE | re.DOTALL)
-    return section is not None and re.search(r'"[^"]{10,}"\W?\s+\w', section[1]) is not None
+    return re.search(r'"[^"]{10,}"\W?\s+\w', section(text, "Said, and wrong")) is not None
 
 
 PARTS: dict[str, Callable[[str], bool]] = {

@@ -14,7 +14,7 @@ from service.inference.plots.canvas import BLUE, INK, ORANGE
 from service.tricks.stopping import SECOND, ridge_share
 from workers.training.loop import train
 from workers.training.retraining import begin
-from workers.training.run import Run, initial, start
+from workers.training.run import Run, start
 from workers.training.task import Task
 
 Floats = NDArray[np.float64]
@@ -46,7 +46,7 @@ def phases() -> Phases:
     first = start(material, (0,), CPU)
     _finish(first, Task(material, first, CPU))
     kept = np.concatenate([tensor.double().numpy().ravel() for tensor in first.only.best.values()])
-    before = np.concatenate([tensor.detach().double().numpy().ravel() for tensor in initial(material, 0).learned().values()])
+    before = np.concatenate([tensor.detach().double().numpy().ravel() for tensor in material.initial(0).learned().values()])
     second = begin(material, first.only, first.epoch, CPU)
     _finish(second, Task(material, second, CPU))
     return Phases(first, second, before, kept)

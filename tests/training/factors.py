@@ -15,11 +15,13 @@ from tests.training.covering import Cell, Pair, Row, pairs_of
 
 Fields = dict[str, Any]
 WIDTHS = [6, 6, 6]
+# Which field of a penalty names two layers: the second and the third, which are of one shape, where there are as many.
+PAIRED = {"tie": ("between",), "share": ("layers",)}
 UNITS = "a rate for each unit"
 # Fields whose every choice is a value of its own; other fields stay as their kind's example has them.
 CHOSEN = ("batch_norm", "decoupled", "loss", "method", "nesterov", "residual", "tied", "transposed")
-# Where two values of a kind need other fields than its example.
-BESIDE: dict[str, Fields] = {"l0 projection": {"keep": 0.5}, "l0 gates": {"alpha": 0.01}}
+# Where another choice needs other fields than the kind's example; null leaves one out.
+BESIDE: dict[str, Fields] = {"l0 projection": {"alpha": None, "keep": 0.5}}
 # Which made-up data a task is learnt from; the datasets themselves are made by whoever trains.
 DATA: dict[str, tuple[Fields, ...]] = {
     "classification": ({"dataset": "table", "targets": [{"name": "kind"}]}, {"dataset": "images", "targets": [{"name": "y"}]}),
@@ -47,13 +49,14 @@ def variants(kind: type[Value]) -> Iterator[tuple[str, Fields]]:
     """The kind's example, and one variant for each other choice of the fields that are looked at."""
     base, (_, name) = example(kind), tag_of(kind)
     fields = kind.model_json_schema()["properties"]
-    yield name, {**base, **BESIDE.get(f"{name} {base.get('method', '')}".strip(), {})}
+    yield name, base
     for field in (field for field in CHOSEN if field in fields and field != tag_of(kind)[0]):
         choices = fields[field].get("enum") or ([False, True] if fields[field].get("type") == "boolean" else [])
         for choice in choices:
             if choice != base.get(field, fields[field].get("default")):
                 said = field if choice is True else str(choice)
-                yield f"{name} {said}", {**base, field: choice, **BESIDE.get(f"{name} {said}", {})}
+                fitted = {**base, field: choice, **BESIDE.get(f"{name} {said}", {})}
+                yield f"{name} {said}", {key: value for key, value in fitted.items() if value is not None}
 
 
 def of_union(union: str) -> dict[str, Fields]:
@@ -62,8 +65,11 @@ def of_union(union: str) -> dict[str, Fields]:
 
 
 def architectures() -> dict[str, Fields]:
-    """Small ones: hidden layers of six units where there are any, and a perceptron without."""
-    found = {name: {**fields, **({"hidden": WIDTHS} if "hidden" in fields else {})} for name, fields in of_union("architectures").items()}
+    """Small ones: three hidden layers of six units where there are any, and a perceptron without."""
+    found: dict[str, Fields] = {}
+    for kind in kinds(UNIONS["architectures"]):
+        small = {"hidden": WIDTHS} if "hidden" in kind.model_fields else {}
+        found |= {name: {**fields, **small} for name, fields in variants(kind)}
     return {**found, "mlp linear": {"type": "mlp", "hidden": []}}
 
 
@@ -138,6 +144,16 @@ REFUSALS = (
         for kind in OF_IMAGES
         if said["dataset"] == "table"
     ),
+    *(
+        Refusal(f"task: {task}", f"adversarial: {method}", "/adversarial_training/method")
+        for task in ("regression", "regression mae", "regression huber", "regression quantile", "two*", "reconstruction*")
+        for method in ("trades", "vat")
+    ),
+    *(Refusal("architecture: autoencoder*", f"adversarial: {method}", "/adversarial_training/method") for method in ("trades", "vat")),
+    *(Refusal("task: classification smoothed", f"stopping: {then}", "/targets/0/decision/threshold") for then in ("retrain", "continue")),
+    Refusal("architecture: autoencoder tied", "regularizer: l0", "/regularizers/0"),
+    Refusal("architecture: mlp linear", "regularizer: tie*", "/regularizers/0/between/0"),
+    Refusal("architecture: mlp linear", "regularizer: share", "/regularizers/0/layers/0"),
     Refusal("ensemble: greedy", "stopping: retrain", "/ensemble/selection"),
     Refusal("ensemble: greedy", "stopping: continue", "/ensemble/selection"),
     Refusal("architecture: mlp linear", "ensemble: varied", "/ensemble/vary/dropout"),
@@ -150,14 +166,17 @@ def job(row: Mapping[str, str]) -> Fields:
     """The job of a value per factor; one that is not named has the first that goes with those that are."""
     row = completed(row)
     said = {factor: FACTORS[factor][value] for factor, value in row.items()}
-    net, dropout = said["architecture"], said["dropout"]
+    net, dropout, penalty = said["architecture"], said["dropout"], said["regularizer"]
+    drawing = TypeAdapter[Any](Architecture).validate_python(net)
     if dropout == UNITS:
-        widths = TypeAdapter[Any](Architecture).validate_python(net).rated
-        dropout = {"hidden": [[0.1 * (i % 5) for i in range(width)] if layer % 2 else 0.2 for layer, width in enumerate(widths)]}
+        dropout = {"hidden": [[0.1 * (i % 5) for i in range(width)] if layer % 2 else 0.2 for layer, width in enumerate(drawing.rated)]}
+    alike = list(drawing.build((4,), None).linears())[1:3]
+    if penalty and len(alike) == 2:
+        penalty = {**penalty, **dict.fromkeys(PAIRED.get(penalty["type"], ()), alike)}
     return {
         **said["task"],
         "architecture": {**net, "dropout": dropout} if dropout is not None else net,
-        "regularizers": [said["regularizer"]] if said["regularizer"] else [],
+        "regularizers": [penalty] if penalty else [],
         "augmentation": [said["augmentation"]] if said["augmentation"] else [],
         "adversarial_training": said["adversarial"],
         "ensemble": said["ensemble"],
