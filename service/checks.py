@@ -27,6 +27,7 @@ def as_name(text: str) -> str:
 def network(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
     """What of a network may surprise."""
     yield from ()
+    warnings += [flaw._replace(pointer=f"/architecture{flaw.pointer}") for flaw in spec.architecture.cautions()]
     if any(drawing.shifts for drawing in spec.drawings):
         warnings.append(
             Flaw(
@@ -73,11 +74,11 @@ def vary(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
             )
 
 
-def size(spec: TrainSpec, shape: tuple[int, ...], settings: Settings) -> Flaws:
+def size(spec: TrainSpec, shape: tuple[int, ...], kind: str, settings: Settings) -> Flaws:
     """Inputs that the architecture does not take, and networks too large even to be described."""
-    unfit = [flaw._replace(pointer=f"/architecture{flaw.pointer}") for flaw in spec.architecture.fits(shape)]
+    unfit = [flaw._replace(pointer=f"/architecture{flaw.pointer}") for flaw in spec.architecture.fits(shape, kind=kind)]
     yield from unfit
-    if not unfit and spec.architecture.weights(shape) > settings.max_parameters:
+    if not unfit and spec.architecture.weights(shape, kind=kind) > settings.max_parameters:
         yield Flaw("/architecture", "cost-limit", f"more parameters per member than the limit of {settings.max_parameters}")
 
 

@@ -64,13 +64,13 @@ def cost_of(network: Network, load: Load) -> Cost:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     every = math.ceil(load.train / load.batch) * load.epochs
     steps = min(every, load.max_steps or every)
-    activations = 3 * 4 * load.batch * sum(site.units for site in network.sites)
+    activations = 3 * 4 * load.batch * network.entries
     together = side_by_side(parameters, load.shard)
     mirrored = sum(width for target, width in zip(network.spec.targets, network.spec.widths, strict=True) if target.from_inputs)
     answers = load.rows * mirrored * (ANSWER_BYTES + (MEMBER_BYTES * load.members if load.members > 1 else 0))
     memory = BASE_BYTES + load.rows * load.row_bytes + together * (4 * COPIES * parameters + activations) + answers
     seen = min(load.train * load.epochs, steps * load.batch) + load.again.rows
-    flops = 2 * load.passes * (parameters + network.saved) * seen * load.members
+    flops = 2 * load.passes * network.products * seen * load.members
     return Cost(parameters, network.saved, memory, flops, steps + load.again.steps)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from service.errors import Flaw
+from service.nets import forms
 from service.nets.network import Network, weights_of
 from service.nets.reach import learning
 from service.spec import TrainSpec
@@ -97,6 +98,9 @@ class Layers:
             if isinstance(penalty.keep, int) and penalty.keep > weights:
                 yield Flaw(f"{where}/keep", CODE, f"{name} has {weights} weights")
                 return
+            if penalty.gated and not forms.gateable(self._network.layers()[name]):
+                yield Flaw(f"{where}/layers", CODE, f"{name} is no linear layer, whose inputs could have gates")
+                return
             if penalty.gated and self._network.saved:
                 yield Flaw(where, CODE, "the network's decoder is tied to its encoder, whose inputs cannot have gates")
                 return
@@ -133,6 +137,10 @@ class Layers:
         layers = penalty.over(self._names)
         if len(layers) < 2:
             yield Flaw(f"{where}/layers", CODE, "sharing takes two layers at least")
+        odd = next((name for name in layers if not forms.shareable(self._network.layers()[name])), None)
+        if odd is not None:
+            yield Flaw(f"{where}/layers", CODE, f"{odd} is neither linear nor a convolution")
+            return
         if 0 < len(self._frozen & set(layers)) < len(layers):
             yield Flaw(f"{where}/layers", CODE, "some of them are frozen and some are not")
         shapes = [_parameters(self._shapes[name], everything=penalty.parameters == "all") for name in layers]

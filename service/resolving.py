@@ -172,7 +172,7 @@ def _plan(
     parts = _drawn(spec.split, source) or parts
     shape = expected_shape(spec.inputs_of(description), spec.features)
     augmenting = invariance_checks.augmentation(spec, shape, description.invariances, warnings)
-    checks.refuse(checks.size(spec, shape, settings), augmenting)
+    checks.refuse(checks.size(spec, shape, _kind(spec, description), settings), augmenting)
     bare = blueprint(spec, source)
     wrong = list(layer_checks.Layers(spec, bare, stored).flaws())
     network = bare if wrong or not spec.regularizers else blueprint(spec, source, spec.regularizers)
@@ -221,6 +221,12 @@ def _drawn(split: Split | str | None, source: Source) -> dict[str, int] | None:
     return {part: len(rows) for part, rows in splits.draw(split, source.description.rows, groups)._asdict().items()}
 
 
+def _kind(spec: TrainSpec, description: Description) -> str:
+    """What rows are to a network: a table of columns, an image, or a tensor."""
+    inputs = spec.inputs_of(description)
+    return inputs[0].kind if len(inputs) == 1 and inputs[0].kind in ("image", "tensor") else "table"
+
+
 def _width(field: Field) -> int:
     entries = 1
     for extent in field.shape:
@@ -252,7 +258,8 @@ def blueprint(spec: TrainSpec, source: Source, regularizers: tuple[Regularizer, 
     with torch.device("meta"):
         plain = Normalize(torch.zeros(1), torch.ones(1))
         scales = [Scale(torch.zeros(1), torch.ones(1)) for _ in targets]
-        return Network(NetworkSpec(spec.architecture, shape, targets, widths, regularizers), plain, scales, None)
+        built = NetworkSpec(spec.architecture, shape, targets, widths, regularizers, kind=_kind(spec, source.description))
+        return Network(built, plain, scales, None)
 
 
 def _filled(spec: TrainSpec, source: Source, layers: tuple[str, ...], batch: int) -> TrainSpec:

@@ -123,6 +123,11 @@ class Encoding(Value):
         return first if isinstance(first, ArrayInput) else None
 
     @property
+    def kind(self) -> str:
+        """`table`, `image` or `tensor`."""
+        return self.array.kind if self.array else "table"
+
+    @property
     def numeric(self) -> tuple[NumericInput, ...]:
         """The numeric columns."""
         return tuple(column for column in self.inputs if isinstance(column, NumericInput))

@@ -40,7 +40,7 @@ def ask(model: Model, x: Tensor, axes: Axes, *, keep: bool = False, beat: Callab
 
 
 def _units(network: Network) -> int:
-    return sum(site.units for site in network.sites) + 1
+    return network.entries + 1
 
 
 def _ask(model: Model, x: Tensor, axes: Axes, *, keep: bool, beat: Callable[[], None]) -> dict[str, Answer]:

@@ -46,7 +46,9 @@ def dropout(inquiry: Inquiry) -> dict[str, Any] | None:
 
 def cut_off(inquiry: Inquiry) -> float | None:
     """The share of masks without a path from input to output; null with shortcuts, which the formula has no room for."""
-    return None if inquiry.model.spec.architecture.bridged else disconnected(inquiry.model.networks[inquiry.model.best].sites)
+    architecture = inquiry.model.spec.architecture
+    closed = architecture.dense and not architecture.bridged
+    return disconnected(inquiry.model.networks[inquiry.model.best].sites) if closed else None
 
 
 def averages(inquiry: Inquiry) -> dict[str, Axes]:

@@ -93,7 +93,7 @@ class Material:
     @property
     def kind(self) -> str:
         """`table`, `image` or `tensor`."""
-        return self.encoding.array.kind if self.encoding.array else "table"
+        return self.encoding.kind
 
 
 def prepare(spec: TrainSpec, columns: Columns, sources: Sources | None = None) -> Material:
@@ -111,7 +111,15 @@ def prepare(spec: TrainSpec, columns: Columns, sources: Sources | None = None) -
     frozen = spec.init.freeze if spec.init is not None else ()
     return Material(
         spec,
-        NetworkSpec(spec.architecture, encoding.shape, targets, tuple(each.width for each in read.values()), spec.regularizers, frozen),
+        NetworkSpec(
+            spec.architecture,
+            encoding.shape,
+            targets,
+            tuple(each.width for each in read.values()),
+            spec.regularizers,
+            frozen,
+            kind=encoding.kind,
+        ),
         encoding,
         preprocess,
         tuple(Scale(each.mean, each.std) for each in read.values()),

@@ -173,16 +173,16 @@ def rebuild(resolved: Mapping[str, Any], description: Mapping[str, Any], content
     targets = spec.targets or ()
     numbers = tuple(description.get("numbers", range(description["members"])))
     shape, widths = tuple(description["shape"]), tuple(description["widths"])
+    encoding = Encoding.model_validate(description["encoding"])
     cut = Cut(tuple(description["cut"]["widths"]), description["cut"]["reads"]) if description.get("cut") is not None else None
-    whole = [NetworkSpec(spec.of(number).architecture, shape, targets, widths, spec.regularizers) for number in numbers]
-    specs = [served(each, cut) for each in whole]
+    plain = NetworkSpec(spec.architecture, shape, targets, widths, spec.regularizers, kind=encoding.kind)
+    specs = [served(plain._replace(architecture=spec.of(number).architecture), cut) for number in numbers]
     preprocess = Normalize(tensors["preprocess.shift"], tensors["preprocess.scale"])
     scales = [Scale(tensors[f"scales.{i}.mean"], tensors[f"scales.{i}.std"]) for i in range(len(targets))]
     networks = tuple(_member(each, preprocess, scales, tensors, i) for i, each in enumerate(specs))
     classes = tuple(tuple(names) if names is not None else None for names in description["classes"])
     weights = tuple(description["weights"]) if description.get("weights") is not None else None
     settled = {name: Settled.model_validate(found) for name, found in description.get("settled", {}).items()}
-    encoding = Encoding.model_validate(description["encoding"])
     return Model(spec, encoding, classes, networks, description["best"], numbers, weights, settled, cut)
 
 

@@ -24,8 +24,12 @@ class Probe:
         self.seen: dict[str, Tensor] = {}
 
     def __call__(self, x: Tensor, site: Site) -> Tensor:
-        self.seen[site.name] = x
+        self.watch(x, site)
         return x
+
+    def watch(self, x: Tensor, site: Site) -> None:
+        """Features [N, units] of a site whose layers have more axes, each place or step as a row."""
+        self.seen[site.name] = x
 
 
 def activations(inquiry: Inquiry) -> dict[str, Any] | None:

@@ -5,6 +5,10 @@ from typing import Annotated
 from pydantic import Field
 
 from service.nets.autoencoder import Autoencoder
+from service.nets.cnn import CNN
+from service.nets.conv_autoencoder import ConvAutoencoder
 from service.nets.mlp import MLP
+from service.nets.recurrent import Recurrent
+from service.nets.resnet import ResNet
 
-Architecture = Annotated[MLP | Autoencoder, Field(discriminator="type")]
+Architecture = Annotated[MLP | CNN | ResNet | Autoencoder | ConvAutoencoder | Recurrent, Field(discriminator="type")]

@@ -41,11 +41,23 @@ class Trunk(nn.Module):
         """The shape of each named layer's output for one row."""
         raise NotImplementedError
 
+    def entries(self) -> int:
+        """Numbers that a forward pass holds of one row: inputs and each layer's outputs."""
+        return sum(site.units for site in self.sites)
+
+    def products(self) -> int:
+        """Multiplications of a forward pass of one row: one for each weight, where each is used once."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.ndim > 1)
+
     def activations(self) -> dict[str, str]:
-        """The activation behind each layer, by the name that layer and site share."""
+        """The activations of what sites see, by their names; those of the layers of that name."""
         raise NotImplementedError
 
-    def decode(self, features: Tensor, gate: Gate) -> Tensor:
+    def encode(self, x: Tensor, gate: Gate) -> tuple[Tensor, list[Tensor]]:
+        """Features, and what `decode` needs besides of how they came about."""
+        return self(x, gate), []
+
+    def decode(self, features: Tensor, gate: Gate, kept: list[Tensor] | None = None) -> Tensor:
         """What a reconstruction's head takes: the features themselves, where nothing decodes them."""
         return features
 
@@ -57,6 +69,8 @@ class Trunk(nn.Module):
 class Drawing(Value):
     """An architecture's fields and what checks and training ask of them; the defaults are those of a net that has nothing of it."""
 
+    dense: ClassVar[bool] = False
+    """Whether every unit of a layer feeds every unit of the next."""
     reconstructs: ClassVar[bool] = False
     """Whether it has a decoder, and so a reconstruction of its inputs to be judged by."""
 
@@ -117,14 +131,18 @@ class Drawing(Value):
         """A fixed factor on logits, in training and after."""
         return 1.0
 
-    def fits(self, shape: tuple[int, ...]) -> Iterator[Flaw]:
-        """What keeps it from taking inputs of this shape; pointers are within the architecture."""
+    def fits(self, shape: tuple[int, ...], *, kind: str = "table") -> Iterator[Flaw]:
+        """What keeps it from taking rows of this shape and kind (table, image or tensor); pointers are within the architecture."""
         yield from ()
 
-    def weights(self, shape: tuple[int, ...]) -> int:
+    def cautions(self) -> Iterator[Flaw]:
+        """What is allowed and seldom wished; pointers are within the architecture."""
+        yield from ()
+
+    def weights(self, shape: tuple[int, ...], *, kind: str = "table") -> int:
         """How many weights the trunk has for inputs of this shape, counted without building it."""
         raise NotImplementedError
 
-    def build(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Trunk:
+    def build(self, shape: tuple[int, ...], generator: torch.Generator | None, *, kind: str = "table") -> Trunk:
         """The trunk for inputs of this shape; without a generator its weights stay unset."""
         raise NotImplementedError

@@ -19,6 +19,7 @@ from service.values import ITEMS
 class Autoencoder(Drawing):
     """Linear layers down to a code and mirrored up again; code and reconstruction have no activation. Inputs are flattened row-major."""
 
+    dense: ClassVar[bool] = True
     reconstructs: ClassVar[bool] = True
 
     type: Literal["autoencoder"] = "autoencoder"
@@ -41,11 +42,11 @@ class Autoencoder(Drawing):
     def rated(self) -> tuple[int, ...]:
         return *self.hidden, *reversed(self.hidden)
 
-    def weights(self, shape: tuple[int, ...]) -> int:
+    def weights(self, shape: tuple[int, ...], *, kind: str = "table") -> int:
         down = sum(before * after for before, after in pairwise((math.prod(shape), *self.hidden, self.code)))
         return down if self.tied else 2 * down
 
-    def build(self, shape: tuple[int, ...], generator: torch.Generator | None) -> "Coder":
+    def build(self, shape: tuple[int, ...], generator: torch.Generator | None, *, kind: str = "table") -> "Coder":
         """The trunk for inputs of this shape; without a generator its weights stay unset."""
         return Coder(self, torch.Size(shape), generator)
 
@@ -84,7 +85,7 @@ class Coder(Trunk):
             x = gate(self.function(layer(x)), site)
         return gate(self.code(x), self.sites[1 + len(self.encoder)])
 
-    def decode(self, features: Tensor, gate: Gate) -> Tensor:
+    def decode(self, features: Tensor, gate: Gate, kept: list[Tensor] | None = None) -> Tensor:
         x = features
         for layer, site in zip(self.decoder, self.sites[2 + len(self.encoder) :], strict=True):
             x = gate(self.function(layer(x)), site)

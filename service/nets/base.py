@@ -22,7 +22,7 @@ class LayerInfo(NamedTuple):
     parameters: int
 
 
-def initialize(layer: nn.Linear, how: str, generator: torch.Generator) -> None:
+def initialize(layer: nn.Linear | nn.Conv1d | nn.Conv2d, how: str, generator: torch.Generator) -> None:
     """Set a layer's weights: `torch` as nn.Linear does, `he` (He 2015) or `glorot` (2010) with zero biases."""
     with torch.no_grad():
         if how == "he":
@@ -32,7 +32,8 @@ def initialize(layer: nn.Linear, how: str, generator: torch.Generator) -> None:
         else:
             nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
         if layer.bias is not None:
-            bound = layer.in_features**-0.5 if how == "torch" and layer.in_features else 0.0
+            fan_in = layer.weight[0].numel()
+            bound = fan_in**-0.5 if how == "torch" and fan_in else 0.0
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 

@@ -13,6 +13,7 @@ from service.tricks.sparsity import L0
 from service.tricks.tying import Share
 
 Layers = Mapping[str, nn.Module]
+Weighted = Linear | nn.Conv1d | nn.Conv2d
 
 
 def form(root: nn.Module, layers: Layers, regularizers: Sequence[Regularizer], generator: torch.Generator | None) -> None:
@@ -29,7 +30,7 @@ def share(layers: Layers, regularizers: Sequence[Regularizer]) -> None:
     """Let layers that are one use the first one's parameters."""
     for penalty in regularizers:
         if isinstance(penalty, Share):
-            first, *others = (linear_of(layers[name]) for name in penalty.over(list(layers)))
+            first, *others = (weighted(layers[name]) for name in penalty.over(list(layers)))
             for other in others:
                 other.weight = first.weight
                 if penalty.parameters == "all":
@@ -43,8 +44,23 @@ def freeze(layers: Layers, patterns: Sequence[str]) -> None:
 
 
 def linear_of(layer: nn.Module) -> Linear:
-    """The linear map of a layer."""
+    """The linear map of a layer that has one."""
     return next(module for module in layer.modules() if isinstance(module, Linear))
+
+
+def gateable(layer: nn.Module) -> bool:
+    """Whether the inputs of a layer are units that gates can close: those of a linear map are, a convolution's are places."""
+    return any(isinstance(module, Linear) for module in layer.modules())
+
+
+def weighted(layer: nn.Module) -> Weighted:
+    """The linear map or convolution of a layer that is one."""
+    return next(module for module in layer.modules() if isinstance(module, Weighted))
+
+
+def shareable(layer: nn.Module) -> bool:
+    """Whether a layer's weights can be another's as well."""
+    return any(isinstance(module, Weighted) for module in layer.modules())
 
 
 def replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:

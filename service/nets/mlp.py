@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -18,6 +18,8 @@ from service.values import ITEMS
 
 class MLP(Drawing):
     """Linear layers with activations; an empty `hidden` is a linear model. Inputs of any shape are flattened row-major."""
+
+    dense: ClassVar[bool] = True
 
     type: Literal["mlp"] = "mlp"
     """Multi-layer perceptron."""
@@ -74,10 +76,10 @@ class MLP(Drawing):
     def logit_factor(self) -> float:
         return self.logit_scale
 
-    def weights(self, shape: tuple[int, ...]) -> int:
+    def weights(self, shape: tuple[int, ...], *, kind: str = "table") -> int:
         return sum(before * after for before, after in pairwise((math.prod(shape), *self.hidden)))
 
-    def build(self, shape: tuple[int, ...], generator: torch.Generator | None) -> "Perceptron":
+    def build(self, shape: tuple[int, ...], generator: torch.Generator | None, *, kind: str = "table") -> "Perceptron":
         """The trunk for inputs of this shape; without a generator its weights stay unset."""
         return Perceptron(self, torch.Size(shape), generator)
 

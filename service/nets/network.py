@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from service.nets import Architecture, forms
 from service.nets.base import BatchNorm, LayerInfo, Linear, Transposed
 from service.nets.gates import Gated
+from service.nets.upsampling import Painter, TransposedConvolution
 from service.tricks.dropout import SCALED, Gate, Site
 from service.tricks.multitask import Distribution, LearnedWeight, Reconstruction, Target
 from service.tricks.normalization import Normalize
@@ -28,6 +29,8 @@ class NetworkSpec(NamedTuple):
     """Names or patterns of layers that do not learn."""
     reads: int | None = None
     """How many of the inputs it reads, where some were cut off; None: all, in their shape."""
+    kind: str = "table"
+    """Of the inputs: a table, an image or a tensor."""
 
 
 class Scale(nn.Module):
@@ -54,7 +57,7 @@ class Network(nn.Module):
         self.preprocess = preprocess
         self.scales, self._units = nn.ModuleList(scales), tuple(scales)
         self.register_buffer("reads", None if spec.reads is None else torch.zeros(spec.reads, dtype=torch.int64))
-        self.trunk = spec.architecture.build(spec.shape if spec.reads is None else (spec.reads,), generator)
+        self.trunk = spec.architecture.build(spec.shape if spec.reads is None else (spec.reads,), generator, kind=spec.kind)
         how = spec.architecture.start
         self.heads = nn.ModuleList(
             self.trunk.head(target.task, target.outputs(width), how=how, generator=generator)
@@ -67,11 +70,11 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, gate: Gate = SCALED) -> dict[str, Tensor]:
         """Raw outputs by target [.., N, outputs], after `logit_scale` of logits and tanh of numbers, where asked."""
-        features = self.trunk(self.preprocess(x) if self.spec.reads is None else self._read(x), gate)
+        features, kept = self.trunk.encode(self.preprocess(x) if self.spec.reads is None else self._read(x), gate)
         said: dict[str, Tensor] = {}
         for target, head, scale in zip(self.spec.targets, self.heads, self._units, strict=True):
             if isinstance(target, Reconstruction):
-                said[target.name] = target.in_unit(head(self.trunk.decode(features, gate)), scale.std)
+                said[target.name] = target.in_unit(head(self.trunk.decode(features, gate, kept)), scale.std)
             else:
                 said[target.name] = self._finished(target, head(features))
         return said
@@ -109,6 +112,17 @@ class Network(nn.Module):
         return {name: share.log_variance for name, share in zip(names, self.shares, strict=True) if isinstance(share, LearnedWeight)}
 
     @property
+    def entries(self) -> int:
+        """Numbers that a forward pass holds of one row."""
+        return self.trunk.entries()
+
+    @property
+    def products(self) -> int:
+        """Multiplications of a forward pass of one row."""
+        heads = sum(p.numel() for head in self.heads for p in head.parameters() if p.ndim > 1)
+        return self.trunk.products() + heads + self.saved
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """Where units can be dropped."""
         return self.trunk.sites
@@ -120,13 +134,13 @@ class Network(nn.Module):
     @property
     def members(self) -> int | None:
         """How many members a stack has; None for a network of one's own."""
-        weight = self._linear[0].weight
-        return len(weight) if weight.ndim == 3 else None
+        weight = self._linear[0].weight if self._linear else None  # without a linear layer there is nothing to be stacked
+        return len(weight) if weight is not None and weight.ndim == 3 else None
 
     @property
     def saved(self) -> int:
         """Parameters that it would have besides, were none used twice."""
-        transposed = sum(module.shared for module in self.modules() if isinstance(module, Transposed))
+        transposed = sum(module.shared for module in self.modules() if isinstance(module, Transposed | TransposedConvolution))
         again = sum(p.numel() for _, p in self.named_parameters(remove_duplicate=False)) - sum(p.numel() for p in self.parameters())
         return (transposed + again) // (self.members or 1)
 
@@ -183,11 +197,21 @@ def _own(module: nn.Module) -> list[Tensor]:
 
 
 def _outputs(layer: nn.Module) -> int:
-    return next(m.out_features for m in layer.modules() if isinstance(m, nn.Linear | Transposed))
+    return next(m.out_features for m in layer.modules() if isinstance(m, nn.Linear | Transposed | Painter))
+
+
+SORTS: tuple[tuple[type[nn.Module], str], ...] = (
+    (Transposed, "transposed"),
+    (TransposedConvolution, "transposed_convolution"),
+    (nn.Conv1d, "convolution"),
+    (nn.Conv2d, "convolution"),
+    (nn.RNNBase, "recurrent"),
+)
 
 
 def _sort(layer: nn.Module) -> str:
-    return "transposed" if isinstance(layer, Transposed) else "linear"
+    """What a layer is, by the first of its modules that has a name of its own."""
+    return next((name for module in layer.modules() for kind, name in SORTS if isinstance(module, kind)), "linear")
 
 
 def is_weight(network: Network, parameter: Tensor) -> bool:

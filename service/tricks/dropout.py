@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Discriminator, Tag
 from torch import Tensor
 
-from service.tricks.choices import Only, refuse
+from service.tricks.choices import refuse
 from service.values import ITEMS, DropRate, Value
 
 STEPS = 2**16
@@ -246,7 +246,7 @@ class Dropout(Value):
     """Rate of dropping inputs."""
     hidden: DropRate | Annotated[tuple[LayerRate, ...], ITEMS] = 0.0
     """Rate of dropping hidden units: one for all layers, or a list with one per layer, each a number or a list with one per unit."""
-    channel: Annotated[float, Only(0.0)] = 0.0
+    channel: DropRate = 0.0
     """Rate of dropping whole channels of a convolution; 0 without convolutions."""
 
     def check(self, widths: Sequence[int]) -> None:

@@ -16,7 +16,8 @@ WIDE = [10**9, 10**6]
 SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"dataset": "nowhere"}, "not-found", "/dataset"),
     ({"datset": "digits"}, "unknown-field", "/datset"),
-    ({"architecture": {"type": "cnn", "channels": [8]}}, "unknown-choice", "/architecture/type"),
+    ({"architecture": {"type": "transformer"}}, "unknown-choice", "/architecture/type"),
+    ({"architecture": {"type": "resnet", "depth": 21}}, "inconsistent-spec", "/architecture/depth"),
     ({"architecture": {"hidden": [8]}}, "validation-error", "/architecture/type"),
     ({"architecture": {"type": "mlp"}}, "validation-error", "/architecture/hidden"),
     ({"architecture": {**MLP, "hidden": [0]}}, "value-out-of-range", "/architecture/hidden/0"),

@@ -65,9 +65,12 @@ def of_union(union: str) -> dict[str, Fields]:
 
 
 def architectures() -> dict[str, Fields]:
-    """Small ones: three hidden layers of six units where there are any, and a perceptron without."""
+    """Small dense ones: three hidden layers of six units where there are any, and a perceptron without.
+
+    Those over space and time have a table of their own in test_architectures.py: they take other rows than most tasks here have.
+    """
     found: dict[str, Fields] = {}
-    for kind in kinds(UNIONS["architectures"]):
+    for kind in (kind for kind in kinds(UNIONS["architectures"]) if kind.dense):
         small = {"hidden": WIDTHS} if "hidden" in kind.model_fields else {}
         found |= {name: {**fields, **small} for name, fields in variants(kind)}
     return {**found, "mlp linear": {"type": "mlp", "hidden": []}}

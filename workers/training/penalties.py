@@ -118,8 +118,7 @@ def _bound(spec: TrainSpec, network: Network, constants: Constants, place: int |
 
 def _zeros(network: Network, layer: str, place: int) -> float:
     """The share of a layer's weights that are 0, or multiplied by a gate that is."""
-    (weight,) = weights_of(network, [layer], everything=False)
-    logits = gates_of(network, [layer])
-    whole = weight if not logits else weight * deterministic(logits[0]).unsqueeze(-2)
-    own = whole if network.members is None else whole[place]
-    return 1 - int(own.count_nonzero()) / own.numel()
+    weights, logits = weights_of(network, [layer], everything=False), gates_of(network, [layer])
+    whole = weights if not logits else [weight * deterministic(logits[0]).unsqueeze(-2) for weight in weights]
+    own = whole if network.members is None else [weight[place] for weight in whole]
+    return 1 - sum(int(weight.count_nonzero()) for weight in own) / sum(weight.numel() for weight in own)

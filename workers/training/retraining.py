@@ -51,7 +51,7 @@ def begin(material: Material, first: Member, epochs: int, device: torch.device, 
     run.take_moments(first.moments)
     for name, stream in own.streams.items():  # the first phase's numbers are used up
         stream.manual_seed(material.spec.ensemble.seed(own.number, f"{name}.continue", seed=material.spec.seed))
-    measure = Evaluation(material, sum(site.units for site in run.network.sites), device, beat, part=material.parts.validation)
+    measure = Evaluation(material, run.network.entries, device, beat, part=material.parts.validation)
     threshold = measure(run.network, measure.prepared(member_rows(material, own.number)))[0]["loss"]
     loss = measure(run.network)[0]["loss"]
     own.second = replace(stopping.second(own.patience, epochs=epochs, **steps, threshold=threshold), loss=loss)

@@ -61,7 +61,7 @@ class Task:
             part = material.parts.validation if second.threshold is not None else material.parts.validation[:0]
             if not second.by_epochs:  # a step has the learning rate that it had, or would have had, in the first phase
                 self.every = steps_per_epoch(material)
-        self.evaluate = Evaluation(material, sum(site.units for site in run.network.sites), device, beat, part=part)
+        self.evaluate = Evaluation(material, run.network.entries, device, beat, part=part)
 
 
 def _batches(material: Material, rows: NDArray[np.int64], size: int, device: torch.device) -> Batches:

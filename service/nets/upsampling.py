@@ -1,0 +1,109 @@
+"""The way back up: transposed convolution, y = W^T x with W the matrix of a convolution, and unpooling with a pooling's switches.
+
+Features are [.., N, C, *S] with one or two axes of space.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, on_rows
+
+UP: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
+
+
+def padding_of(kernel: Kernel) -> tuple[int, int]:
+    """Zeros before and after each axis of `convolution`, so that stride 1 keeps the extents."""
+    return (kernel.extent // 2, kernel.extent // 2) if kernel.extent % 2 else ((kernel.extent - 1) // 2, kernel.extent // 2)
+
+
+def transposed(x: Tensor, weight: Tensor, kernel: Kernel, extents: tuple[int, ...]) -> Tensor:
+    """W^T x [N, C', *extents] of x [N, C, *S], W being `convolution`'s matrix from those extents; weight [C, C', *kernel].
+
+    A strided convolution takes several extents to one, so that the extents wished have to be said (Dumoulin and Visin 2016,
+    "A guide to convolution arithmetic", section 4).
+    """
+    axes, (before, after) = len(extents), padding_of(kernel)
+    if before == after:
+        reached = [(size - 1) * kernel.stride - 2 * before + kernel.extent for size in x.shape[2:]]
+        more = [extent - got for extent, got in zip(extents, reached, strict=True)]
+        return UP[axes](x, weight, stride=kernel.stride, padding=before, output_padding=more)
+    found = UP[axes](x, weight, stride=kernel.stride)
+    missing = [before + extent - got for extent, got in zip(extents, found.shape[2:], strict=True)]
+    if max(missing) > 0:  # places that no window of the convolution reaches
+        found = F.pad(found, [end for short in reversed(missing) for end in (0, max(short, 0))])
+    for axis, extent in enumerate(extents):
+        found = found.narrow(axis + 2, before, extent)
+    return found
+
+
+class TransposedConvolution(nn.Module):
+    """A layer of `transposed` with a bias of its own; its weights are its own, or those of the convolution that it mirrors (tied)."""
+
+    def __init__(self, start: Start, mirrored: Conv1d | Conv2d, kernel: Kernel, *, tied: bool) -> None:
+        super().__init__()
+        self.axes, self.kernel = start.axes, kernel
+        self._source: tuple[Conv1d | Conv2d, ...] = (mirrored,) if tied else ()  # in a tuple, lest its parameters count twice
+        self.outputs = mirrored.in_channels
+        self.weight = None if tied else nn.Parameter(torch.empty_like(mirrored.weight))
+        self.bias = nn.Parameter(torch.empty(self.outputs))
+        if start.generator is not None:
+            bound = (mirrored.out_channels * kernel.extent**start.axes) ** -0.5
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    nn.init.uniform_(parameter, -bound, bound, generator=start.generator)
+
+    @property
+    def shared(self) -> int:
+        """Weights that another layer holds for it."""
+        return sum(source.weight.numel() for source in self._source)
+
+    def _weight(self) -> Tensor:
+        return self.weight if self.weight is not None else next(iter(self._source)).weight
+
+    def forward(self, x: Tensor, extents: tuple[int, ...]) -> Tensor:
+        """[.., N, C', *extents] of [.., N, C, *S]."""
+        weight: Tensor = self._weight()
+        found = on_rows(lambda rows: transposed(rows, weight, self.kernel, extents), x, self.axes)
+        return found + self.bias.view(-1, *(1,) * self.axes)
+
+
+def max_pool(x: Tensor, axes: int) -> tuple[Tensor, Tensor]:
+    """2x2 (or 2) windows pooled, and the switches: which entry of its plane each maximum was."""
+    plane = x.flatten(0, -axes - 2)
+    pool = F.max_pool1d if axes == 1 else F.max_pool2d
+    values, switches = pool(plane, 2, return_indices=True)
+    return values.unflatten(0, x.shape[: -axes - 1]), switches.unflatten(0, x.shape[: -axes - 1])
+
+
+def unpool(x: Tensor, switches: Tensor, extents: tuple[int, ...]) -> Tensor:
+    """Each value at the place where its pooling found the maximum, zeros elsewhere: the pooling's transposed Jacobian (Zeiler 2014).
+
+    Windows must not overlap: of two values at one place one would be lost.
+    """
+    axes = len(extents)
+    flat = x.new_zeros(*x.shape[:-axes], torch.Size(extents).numel())
+    placed: Tensor = flat.scatter(-1, switches.flatten(-axes), x.flatten(-axes)).unflatten(-1, extents)
+    return placed
+
+
+def checkerboard(kernel: Kernel) -> bool:
+    """Whether places of the output are reached by unequally many windows (Odena et al. 2016, "Checkerboard artifacts")."""
+    return kernel.extent % kernel.stride != 0
+
+
+class Painter(nn.Module):
+    """The last transposed convolution, whose output is a row as it is stored: channels last, flat."""
+
+    def __init__(self, layer: TransposedConvolution, space: Space) -> None:
+        super().__init__()
+        self.layer, self.space = layer, space
+        self.out_features = math.prod(space.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[.., N, entries] of [.., N, C, *S]."""
+        painted: Tensor = self.layer(x, self.space.extents)
+        return painted.movedim(-self.space.axes - 1, -1).flatten(-self.space.axes - 1)
