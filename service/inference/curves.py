@@ -61,6 +61,7 @@ def _minimal(subject: Subject, attack: FAB, epsilons: Sequence[float]) -> list[P
 def _met(subject: Subject, attack: Perturbation, found: Outcome, before: Tensor) -> Point:
     """One point of a curve; `fell` are the rows that no smaller epsilon broke, with their perturbation and nearest training row."""
     lengths = placed(attack, subject.model).measured(found.moved - subject.x, attack.ball)
+    lengths = lengths.clamp(max=torch.finfo(lengths.dtype).max)  # squares overflow, and JSON has no infinity
     point: Point = {
         "epsilon": attack.epsilon,
         "standing": found.standing.tolist(),

@@ -75,7 +75,9 @@ def _point(pieces: Pieces, a: int, i: int, *, right: Bools) -> dict[str, Any]:
     parts = [part["curves"][a][i] for part in pieces]
     flat = [part["flat"] for part in parts if part["flat"] is not None]
     name = "severity" if "severity" in parts[0] else "epsilon"
-    rungs = {"rungs": _rungs(np.array(_rows(pieces, a, i, "rungs")), right)} if "rungs" in parts[0] else {}
+    # A shard whose rows were all wrong before has climbed no rung.
+    climbed = [rung for part in parts for rung in part.get("rungs", [-1] * len(part["standing"]))]
+    rungs = {"rungs": _rungs(np.array(climbed), right)} if any("rungs" in part for part in parts) else {}
     return {
         name: parts[0][name],
         **(_rmse(_rows(pieces, a, i, "errors")) if "errors" in parts[0] else accuracy(np.array(_rows(pieces, a, i, "standing")) & right)),

@@ -44,11 +44,12 @@ def pruned(networks: Sequence[Network]) -> tuple[list[Network], Cut | None]:
     """The members as they are published, and what they were cut to; None where they stay as wide as they were."""
     if not any(isinstance(module, Gated) for module in networks[0].modules()):
         return list(networks), None
-    masks = [_read(network) for network in networks]
+    whole = networks[0].spec.architecture.narrowed(()) is None
+    masks = [] if whole else [_read(network) for network in networks]
     for network in networks:
         for module in [module for module in network.modules() if isinstance(module, Gated)]:
             forms.replace(network, module, plain(module))
-    if networks[0].spec.architecture.narrowed(()) is None:
+    if whole:
         return [_rebuilt(network, None, []) for network in networks], None
     counts = [max(1, *(int(own[at].sum()) for own in masks)) for at in range(len(masks[0]))]
     orders = [[_first(mask, count) for mask, count in zip(own, counts, strict=True)] for own in masks]

@@ -99,9 +99,9 @@ def plot(ref: str, name: str, request: Request, services: ServicesHere, project:
 
 
 def _newest_robustness(c: Connection, project: str, model: Model) -> Job | None:
-    """The newest robustness job of the model that succeeded."""
-    page = jobs.page(c, project, limit=1, cursor=None, filters=Filters(state="succeeded", kind="robustness", model=model.id))
-    return page.items[0] if page.items else None
+    """The newest robustness job of the model that succeeded and reached any row: one that was stopped at once has no result."""
+    page = jobs.page(c, project, limit=20, cursor=None, filters=Filters(state="succeeded", kind="robustness", model=model.id))
+    return next((job for job in page.items if job.result), None)
 
 
 def _with_picture(model: Model, job: Job | None) -> Model:

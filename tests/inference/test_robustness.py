@@ -1,5 +1,6 @@
 """Curves and intervals: what linear models must lose to an attack, and how shards add up."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.inference.curves import curve, piece
 from service.inference.model import Model
 from service.inference.robustness import Subject
 from service.inference.robustness_result import accuracy, combine, interval
-from service.tricks.attacks import FGSM, PGD, UniformNoise
+from service.tricks.attacks import FGSM, PGD, Ladder, UniformNoise
 from service.tricks.modes import Asking
 
 NUMBER = {"task": "regression", "name": "size"}
@@ -137,6 +138,26 @@ def test_shards_add_up_to_the_whole(bench: Any) -> None:
     assert parts["worst_case"] == whole["worst_case"]
     for one, other in zip(parts["attacks"], whole["attacks"], strict=True):
         assert [point["accuracy"] for point in one["curve"]] == [point["accuracy"] for point in other["curve"]]
+
+
+def test_a_shard_without_a_right_row_climbs_no_ladder(bench: Any) -> None:
+    model, x = bench.model(hidden=[5]), bench.inputs(20)
+    answer = Subject(model, Asking().axes(model), x, torch.zeros(20, dtype=torch.int64)).clean.prediction
+    attacks, wrong = (Ladder(epsilon=0.0, steps=2, queries=3),), (answer + 1) % 3
+    pieces = [
+        piece(bench.subject(model, x[:10], wrong[:10]), attacks, (0.5,)),
+        piece(bench.subject(model, x[10:], answer[10:]), attacks, (0.5,)),
+    ]
+    for order in (pieces, pieces[::-1]):
+        (point,) = combine(order, attacks, (0.5,))["attacks"][0]["curve"]
+        assert 0 <= min(point["rungs"].values()) <= max(point["rungs"].values()) <= 0.5
+
+
+def test_a_perturbation_whose_square_overflows_has_a_size(bench: Any) -> None:
+    model, x = bench.model(hidden=[5]), bench.inputs(20)
+    attacks = (PGD(epsilon=0.0, steps=2, norm="l2", bounds=None),)
+    found = piece(bench.subject(model, x, torch.arange(20) % 3), attacks, (1e20,))
+    assert json.loads(json.dumps(found, allow_nan=False)) is not None
 
 
 def test_the_worst_case_is_per_row_over_attacks_and_smaller_epsilons() -> None:

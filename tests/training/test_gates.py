@@ -121,6 +121,20 @@ def test_a_net_with_bridges_keeps_its_widths(bench: Any) -> None:
     torch.testing.assert_close(folded.eval()(x)["label"], before, rtol=1e-6, atol=1e-6)
 
 
+def test_an_autoencoder_whose_heads_read_different_layers_keeps_its_widths(bench: Any) -> None:
+    coder = {"type": "autoencoder", "hidden": [12], "code": 4}
+    targets = [{"name": "input", "task": "reconstruction"}, {"name": "label"}]
+    made = bench.material("digits", **{**GATES, "architecture": coder, "targets": targets})
+    whole = build(made, torch.Generator().manual_seed(0)).eval()
+    close(whole, "encoder.0", [0, 3, 15])
+    x, _ = made.rows(made.parts.test)
+    before = {name: raw.detach() for name, raw in whole(x).items()}
+    (folded,), cut = pruned([whole])
+    assert cut is None
+    for name, raw in folded.eval()(x).items():
+        torch.testing.assert_close(raw, before[name], rtol=1e-5, atol=1e-5)
+
+
 def test_units_that_another_layer_reads_stay(bench: Any) -> None:
     """Gates before one layer alone: the units stay, since the other heads or a layer without gates read them."""
     made = bench.material("digits", **{**GATES, "regularizers": [{"type": "l0", "alpha": 0.01, "layers": ["hidden.1"]}]})

@@ -132,6 +132,7 @@ class Ground:
         if self.target.from_inputs:
             return {"row": rows.tolist(), "label": [None] * len(rows)}
         if names is None:
-            return {"row": rows.tolist(), "label": self._material.originals[self.target.name][rows].squeeze(-1).tolist()}
+            values = self._material.originals[self.target.name][rows]
+            return {"row": rows.tolist(), "label": (values[:, 0] if values.shape[1] == 1 else values).tolist()}
         labels = self.target.right(self._material.labels[self.target.name][torch.from_numpy(rows)])
         return {"row": rows.tolist(), "label": [names[i] for i in labels.tolist()]}
