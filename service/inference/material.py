@@ -22,6 +22,7 @@ from service.tricks.targets import Given
 HEAVY = 1e30
 """A sample weight's most, of rows outside training against the largest inside."""
 
+
 @dataclass(frozen=True)
 class Material:
     """Everything that spec and dataset determine before any weight exists; the same for every shard of a job."""

@@ -52,7 +52,7 @@ def test_numbers_may_be_too_many_for_classes(http: httpx2.Client) -> None:
 @pytest.mark.parametrize("weights", [{"s0": 0, "s1": 0, "s2": 0, "s3": 0}, {"s0": 0, "s1": 0, "s2": 0, "s3": 1e-60}], ids=str)
 def test_some_class_counts(http: httpx2.Client, dataset: str, weights: dict[str, float]) -> None:
     """A class that is left out counts 1; weights that are nothing in float32 are none."""
-    for given, refused in ((weights, True), ({name: 0 for name in list(weights)[:3]}, False)):
+    for given, refused in ((weights, True), (dict.fromkeys(list(weights)[:3], 0), False)):
         spec = {"dataset": dataset, "architecture": {"type": "mlp", "hidden": []}, "targets": [{"name": "site", "class_weights": given}]}
         answer = http.post("/api/v1/jobs:validate", json=spec)
         assert answer.status_code == (422 if refused else 200), answer.text
