@@ -148,7 +148,7 @@ def _smoothing(spec: TrainSpec) -> Flaws:
     if isinstance(rule, TRADES | VAT):
         for target in spec.targets or ():
             if not speaks(target):
-                message = f"{rule.method} compares distributions, and of {target.name!r} the loss {target.loss} learns the mean alone"
+                message = f"{rule.method} compares distributions, and of {target.name!r} the loss {target.loss} learns no distribution"
                 yield Flaw("/adversarial_training/method", "inconsistent-spec", message)
 
 

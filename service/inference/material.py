@@ -19,6 +19,9 @@ from service.tricks.multitask import Reconstruction, Target
 from service.tricks.normalization import Normalize
 from service.tricks.targets import Given
 
+HEAVY = 1e30
+"""A sample weight's most, of rows outside training against the largest inside."""
+
 
 @dataclass(frozen=True)
 class Material:
@@ -129,14 +132,22 @@ def prepare(spec: TrainSpec, columns: Columns, sources: Sources | None = None) -
         {name: each.labels for name, each in read.items()},
         {name: each.originals for name, each in read.items() if each.originals is not None},
         tuple(target.fitted(read[target.name].labels[train], read[target.name].classes) for target in targets),
-        _sample_weights(spec, columns),
+        _sample_weights(spec, columns, parts.train),
         sources or {},
     )
 
 
-def _sample_weights(spec: TrainSpec, columns: Columns) -> Tensor | None:
-    name = spec.features.weight
-    return torch.from_numpy(columns.read(name).astype(np.float32)) if name is not None else None
+def _sample_weights(spec: TrainSpec, columns: Columns, train: NDArray[np.int64]) -> Tensor | None:
+    """What each row counts [N], divided by a power of 2 such that the largest of the training rows is between 1/2 and 1.
+
+    In a weighted mean the ratios alone count. A power of 2 changes no bit of it, and what float32 cannot hold is brought near 1.
+    """
+    if spec.features.weight is None:
+        return None
+    values = columns.read(spec.features.weight).astype(np.float64)
+    _, exponent = np.frexp(values[train].max())
+    with np.errstate(over="ignore", under="ignore"):
+        return torch.from_numpy(np.minimum(np.ldexp(values, -exponent), HEAVY).astype(np.float32))
 
 
 def draw_parts(spec: TrainSpec, columns: Columns) -> splits.Parts:

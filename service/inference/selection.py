@@ -19,6 +19,7 @@ from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.tricks.modes import Asking
 from service.tricks.multitask import Target, total
+from service.tricks.reconstruction import deviation, divisor
 
 Floats = NDArray[np.float64]
 Loss = Callable[[Floats], float]
@@ -90,12 +91,14 @@ def _of_target(inquiry: Inquiry, target: Target, answer: Answer, rows: NDArray[n
     if members is None or members.mean is None:
         raise TypeError("what several members say is kept")
     scale = inquiry.material.scales[[each.name for each in inquiry.targets].index(target.name)]
-    truth, std = inquiry.material.truth(target, rows), scale.std.double().numpy()
+    truth, std = inquiry.material.truth(target, rows), scale.std.double()
     known = np.flatnonzero(~np.isnan(truth).any(axis=1))
-    errors = ((members.mean.double().numpy() - truth) / std)[:, known].reshape(len(members.mean), -1)
+    unit = (torch.ones_like(std) if target.loss == "mse_original" else divisor(std)).numpy()
+    deviations = deviation(members.mean.double(), torch.from_numpy(truth), std).numpy()
+    errors = (deviations / unit)[:, known].reshape(len(members.mean), -1)
     if members.variance is None:
         return Library(errors, _square)
-    variances = (members.variance.double().numpy() / std**2)[:, known].reshape(errors.shape)
+    variances = (members.variance.double().numpy() / unit**2)[:, known].reshape(errors.shape)
     return Library(np.concatenate([errors, errors**2 + variances], axis=1), _surprise)
 
 

@@ -20,6 +20,8 @@ from service.tricks.targets import Distribution, Given, Head, Labelled, absent, 
 ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
 SURE = 1e-12
 """Least 1 - p that a power is taken of: below it a gradient would be 0 times infinity."""
+LIGHT = 1e-30
+"""Weights that are all below it are taken for 0: float32 has hardly anything smaller."""
 
 
 def _class_weights(value: Any) -> Any:
@@ -95,6 +97,8 @@ class Classification(Head):
         for name in self.class_weights:
             if name not in classes:
                 yield Flaw("/class_weights", "inconsistent-spec", f"there is no class {name!r}; there are {', '.join(classes[:20])}")
+        if all(self.class_weights.get(name, 1.0) < LIGHT for name in classes):
+            yield Flaw("/class_weights", "inconsistent-spec", f"every class weighs 0, or less than {LIGHT:g}, so that no row counts")
 
     def labelled(self, given: Given) -> Labelled:
         field = given.columns.description.field(self.name)

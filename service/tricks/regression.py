@@ -46,7 +46,7 @@ class Regression(Head):
     """The head's output function; tanh: answers lie in (-1, 1), and the target is not standardized."""
     noise_std: Annotated[Annotated[float, Field(gt=0, le=1e30)] | Literal["validation"] | None, BeforeValidator(_noise)] = None
     """Of mse: the noise of the observations in the target's unit; "validation": as large as makes validation rows most likely."""
-    delta: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    delta: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     """Of the Huber loss, in normalized units: errors beyond it count by their size, not their square; 1 unless given."""
     quantiles: Annotated[tuple[Quantile, ...], ITEMS, Field(min_length=1), AtMost(99)] | None = None
     """Of the quantile loss, ascending: the shares of rows that should lie below each answer; .05, .5 and .95 unless given."""
@@ -149,20 +149,26 @@ class Regression(Head):
         """The raw outputs in the target's own unit; quantiles that cross are put in order (Chernozhukov et al. 2010)."""
         if self.loss == "quantile":
             said = by_quantile(raw, len(mean)).sort(-1).values * std.unsqueeze(-1) + mean.unsqueeze(-1)
-            return Distribution(mean=said[..., self.middle], quantiles=said)
+            return Distribution(mean=self._central(said), quantiles=said)
         if self.loss != "gaussian_nll":
             return Distribution(mean=raw * std + mean)
         center, variance = gaussian(raw)
         return Distribution(mean=center * std + mean, variance=variance * std.square())
 
     @property
-    def middle(self) -> int:
-        """The place of the quantile that is the prediction: the one nearest to the median, of two the lower."""
-        shares = self.quantiles or (0.5,)
-        return min(range(len(shares)), key=lambda place: round(abs(shares[place] - 0.5), 12))
+    def middle(self) -> tuple[int, int]:
+        """The places of the two quantiles whose mean is the prediction: of those nearest to the median, the same twice where it is one."""
+        gaps = [round(abs(share - 0.5), 12) for share in self.quantiles or (0.5,)]
+        nearest = [place for place, gap in enumerate(gaps) if gap == min(gaps)]
+        return nearest[0], nearest[-1]
+
+    def _central(self, said: Tensor) -> Tensor:
+        """The prediction [..] of quantiles [.., Q]."""
+        low, high = self.middle
+        return said[..., low] if low == high else 0.5 * (said[..., low] + said[..., high])
 
     def scores(self, raw: Tensor, labels: Tensor, std: Tensor) -> dict[str, Tensor]:
-        said = by_quantile(raw, labels.shape[-1])[..., self.middle] if self.loss == "quantile" else raw[..., : labels.shape[-1]]
+        said = self._central(by_quantile(raw, labels.shape[-1])) if self.loss == "quantile" else raw[..., : labels.shape[-1]]
         errors = (said - labels) * std
         return {"loss": self.losses(raw, labels), "squares": errors.square().mean(-1), "magnitudes": errors.abs().mean(-1)}
 

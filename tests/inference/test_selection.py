@@ -16,12 +16,16 @@ from service.errors import Invalid
 from service.inference import selection
 from service.inference.asking import ask, network_weights
 from service.inference.deployed import log_mean_probability
+from service.inference.material import Material
 from service.inference.measuring import Inquiry
-from service.inference.model import Model, rebuild
+from service.inference.model import Model, rebuild, serving
 from service.inference.selection import Library, Step, greedy, library_of, select, weights_of
+from service.nets.network import Network, NetworkSpec, Scale
+from service.spec import TrainSpec
 from service.tricks.modes import Asking
+from service.tricks.normalization import Normalize
 from service.tricks.splits import Parts
-from tests.inference.conftest import CLASS, GAUSSIAN, NUMBER
+from tests.inference.conftest import CLASS, FEATURES, GAUSSIAN, NUMBER
 from workers.training.checkpointing import pack
 
 ROWS = 12
@@ -186,3 +190,28 @@ def test_the_mixture_is_that_of_the_weights(bench: Any) -> None:
     truth = inquiry.material.originals["size"]
     densities = norm.pdf(truth, members.mean.numpy(), members.variance.sqrt().numpy())[..., 0]
     assert found["nll_mixture"] == pytest.approx(-np.log(np.tensordot(weights, densities, 1)).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mse_original"])
+def test_a_constant_column_keeps_nobody_from_being_selected(bench: Any, loss: str) -> None:
+    """An autoencoder's entries of standard deviation 0 are divided by 1, as in its metric; the loss is that of its own unit."""
+    target = {"task": "reconstruction", "name": "input", "loss": loss}
+    net = {"type": "autoencoder", "hidden": [6], "code": 2}
+    fields = {"dataset": "made", "targets": [target], "architecture": net, "ensemble": {"size": 4, "selection": "greedy"}}
+    spec = TrainSpec.model_validate(fields)
+    described = NetworkSpec(spec.architecture, (FEATURES,), spec.targets, (FEATURES,))
+    normalize = Normalize(torch.full((FEATURES,), 0.5), torch.tensor([2.0, 1.0, 3.0, 0.5]))
+    scales = [Scale(torch.full((FEATURES,), 0.5), torch.tensor([2.0, 0.0, 3.0, 0.5]))]
+    members = tuple(serving(Network(described, normalize, scales, torch.Generator().manual_seed(i))) for i in range(4))
+    model = Model(spec, bench.encoding(), (None,), members, 0)
+    x = bench.inputs(ROWS)
+    x[:, 1] = 0.5
+    parts, labels = Parts(np.arange(0), np.arange(ROWS), np.arange(0)), {"input": torch.empty((ROWS, 0))}
+    inquiry = Inquiry(model, Material(spec, described, model.encoding, normalize, tuple(scales), (None,), parts, x.numpy(), labels, {}))
+    said, found = library_of(inquiry)
+    for members, own in (("all", said.mean(axis=0)), (0, said[0])):
+        measured = inquiry.measure("validation", Asking(members=members, weights="equal").axes(model))["loss"]
+        assert found(own) == pytest.approx(measured, rel=1e-5)
+    chosen, steps = select(inquiry)
+    assert steps
+    assert chosen.weights is not None

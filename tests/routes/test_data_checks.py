@@ -49,6 +49,28 @@ def test_numbers_may_be_too_many_for_classes(http: httpx2.Client) -> None:
     assert [error["pointer"] for error in answer.json()["errors"]] == ["/targets/0/task"]
 
 
+@pytest.mark.parametrize("weights", [{"s0": 0, "s1": 0, "s2": 0, "s3": 0}, {"s0": 0, "s1": 0, "s2": 0, "s3": 1e-60}], ids=str)
+def test_some_class_counts(http: httpx2.Client, dataset: str, weights: dict[str, float]) -> None:
+    """A class that is left out counts 1; weights that are nothing in float32 are none."""
+    for given, refused in ((weights, True), (dict.fromkeys(list(weights)[:3], 0), False)):
+        spec = {"dataset": dataset, "architecture": {"type": "mlp", "hidden": []}, "targets": [{"name": "site", "class_weights": given}]}
+        answer = http.post("/api/v1/jobs:validate", json=spec)
+        assert answer.status_code == (422 if refused else 200), answer.text
+        if refused:
+            assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [("/targets/0/class_weights", "inconsistent-spec")]
+
+
+def test_a_head_of_quantiles_is_not_said_to_learn_a_mean(http: httpx2.Client, dataset: str) -> None:
+    spec = {"dataset": dataset, "architecture": {"type": "mlp", "hidden": []}, "targets": [{"name": "y", "loss": "quantile"}],
+            "adversarial_training": {"method": "trades", "epsilon": 0.1}}  # fmt: skip
+    answer = http.post("/api/v1/jobs:validate", json=spec)
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/adversarial_training/method"
+    assert "no distribution" in error["message"]
+    assert "mean alone" not in error["message"]
+
+
 def test_a_plan_counts_the_rows_of_whole_groups(http: httpx2.Client, dataset: str) -> None:
     """A third of the rows are asked for; two of four sites make a half, and six rows are a site."""
     split = {"group": "site", "validation": 0.0, "test": 0.33}

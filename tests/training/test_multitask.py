@@ -205,6 +205,22 @@ def test_rows_of_no_weight_are_as_if_they_were_not_there(bench: Any) -> None:
     assert pack(plain) != pack(found)
 
 
+@pytest.mark.parametrize("factor", ["1e-42", "1e-310", "1e150"])
+def test_only_the_ratios_of_sample_weights_count(bench: Any, factor: str) -> None:
+    """However small or large they are: what is beyond float32 trains as weights 1 and 3 do."""
+    x = np.random.default_rng(0).normal(size=(24, 2)).round(3)
+    table = {"a": x[:, 0], "b": x[:, 1], "y": (x[:, 0] - x[:, 1]).round(3)}
+    common = {"targets": [{"name": "y"}], "features": {"weight": "w"}, "split": {"validation": 0.25, "test": 0}, "epochs": 3}
+    found = []
+    for scale in (1.0, float(factor)):
+        name = bench.table(f"scaled-{scale}", {**table, "w": [repr((1 + i % 3) * scale) for i in range(24)]})
+        made = bench.material(name, **common)
+        assert bool(made.weights.isfinite().all())
+        found.append(bench.train(made).run.only.best)
+    for key, tensor in found[0].items():
+        torch.testing.assert_close(found[1][key], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_class_weights_move_the_answer_to_the_rare_class(bench: Any) -> None:
     """Of a constant answer: the fitted probabilities are the weighted shares of the classes."""
     table = {"a": [0.0] * 40, "y": ["rare"] * 4 + ["usual"] * 36}

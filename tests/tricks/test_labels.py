@@ -189,7 +189,19 @@ def test_quantiles_are_answered_in_order_and_in_the_targets_unit() -> None:
     said = target.read(raw, torch.tensor([10.0, 0.0]), torch.tensor([2.0, 1.0]))
     assert said.quantiles.tolist() == [[[12.0, 14.0, 16.0], [-1.0, 0.0, 1.0]]]
     assert said.mean.tolist() == [[14.0, 0.0]]
-    assert target.middle == 1
+    assert target.middle == (1, 1)
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.9), (0.05, 0.3, 0.7, 0.95)], ids=str)
+def test_between_two_quantiles_as_near_to_the_median_lies_the_answer(shares: tuple[float, ...]) -> None:
+    """Not at the lower one, below which most rows are not; and the errors are those of the answer."""
+    target, std = Regression(name="y", loss="quantile", quantiles=shares), torch.tensor([2.0, 0.5])
+    raw = torch.randn(N, target.outputs(2), generator=stream()).unflatten(-1, (2, -1)).sort(-1).values
+    half = len(shares) // 2
+    expected = (raw[..., half - 1] + raw[..., half]) / 2 * std
+    raw, labels = raw.flatten(-2), torch.randn(N, 2, generator=stream(1))
+    torch.testing.assert_close(target.read(raw, torch.zeros(2), std).mean, expected)
+    torch.testing.assert_close(target.scores(raw, labels, std)["squares"], (expected - labels * std).square().mean(-1))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +236,7 @@ def test_scores_add_up_to_the_losses_and_errors() -> None:
         labels = torch.randn(N, 1, generator=stream(1), dtype=torch.float64)
         found = target.scores(raw, labels, std)
         assert tuple(found) == target.scored
-        said = target.read(raw, torch.zeros(1), std).mean if not target.quantiles else raw[:, [target.middle]] * std
+        said = target.read(raw, torch.zeros(1), std).mean if not target.quantiles else raw[:, [1]] * std
         np.testing.assert_allclose(found["squares"], (said - labels * std).square().mean(-1), rtol=1e-12)
         means = target.means({name: float(values.sum()) for name, values in found.items()}, N)
         assert set(means) == set(target.quick)
@@ -285,6 +297,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({**CLASS, "weight": True}, "/weight", "value-out-of-range"),
     ({**NUMBER, "delta": 1.0}, "/delta", "inconsistent-spec"),
     ({**NUMBER, "loss": "huber", "delta": 0}, "/delta", "value-out-of-range"),
+    ({**NUMBER, "loss": "huber", "delta": 1e-300}, "/delta", "value-out-of-range"),
     ({**NUMBER, "quantiles": [0.5]}, "/quantiles", "inconsistent-spec"),
     ({**NUMBER, "loss": "quantile", "quantiles": [0.9, 0.1]}, "/quantiles", "value-out-of-range"),
     ({**NUMBER, "loss": "quantile", "quantiles": [0.0]}, "/quantiles/0", "value-out-of-range"),
