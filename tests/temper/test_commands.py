@@ -72,14 +72,14 @@ def test_from_a_spec_to_predictions_and_attacks(client: Client) -> None:
 
 def test_uploads_are_datasets(client: Client, tmp_path: Path) -> None:
     lines = ["size,colour,price", *(f"{size},{'red' if size % 2 else 'blue'},{2 * size + 1}" for size in range(40))]
-    (tmp_path / "goods.csv").write_text("\n".join(lines))
-    data = client.datasets.upload(tmp_path / "goods.csv")
-    assert (data.name, data.rows, client.datasets.get("goods").id) == ("goods", 40, data.id)
+    (tmp_path / "wares.csv").write_text("\n".join(lines))
+    data = client.datasets.upload(tmp_path / "wares.csv")
+    assert (data.name, data.rows, client.datasets.get("wares").id) == ("wares", 40, data.id)
     assert [field["kind"] for field in data.fields] == ["numeric", "categorical", "numeric"]
     assert data.head(1)[0]["values"] == {"size": 0.0, "colour": "blue", "price": 1.0}
     data.delete()
     with pytest.raises(NotFound):
-        client.datasets.get("goods")
+        client.datasets.get("wares")
 
 
 def test_errors_are_typed(client: Client) -> None:
