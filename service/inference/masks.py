@@ -15,7 +15,7 @@ from torch import Tensor
 
 from service.errors import ModeUnavailable
 from service.seeds import derive
-from service.tricks.dropout import Gate, Replayed, Site, cut, draw_mask
+from service.tricks.dropout import Gate, Replayed, Site, cut
 from service.tricks.modes import EXACT_UNITS, Axes
 from service.tricks.streams import GOLDEN, Words, mix
 
@@ -79,8 +79,16 @@ def shared_gates(sites: tuple[Site, ...], axes: Axes, *, member: int, most: int)
     streams = {site.name: torch.Generator().manual_seed(derive(axes.seed, member, f"masks {site.name}")) for site in dropped}
     for start in range(0, samples, most):
         count = min(most, samples - start)
-        masks = {s.name: torch.stack([draw_mask((1, s.units), s.rate, streams[s.name]) for _ in range(count)]) for s in dropped}
+        masks = {s.name: torch.stack([_subnetwork(s, streams[s.name]) for _ in range(count)]) for s in dropped}
         yield Replayed(masks), torch.full((count,), 1.0 / samples, dtype=torch.float64)
+
+
+def _subnetwork(site: Site, stream: torch.Generator) -> Tensor:
+    """A scaled mask [1, units], cut from 16 bits a unit as stored models have always been asked, however masks are drawn in training."""
+    least, scale = cut(site.rate)
+    words = torch.empty(-(-site.units // PER_WORD), dtype=torch.int64).random_(-(2**63), None, generator=stream)
+    bits: NDArray[Any] = words.numpy().view(np.int16)[: site.units]
+    return torch.from_numpy((bits >= least) * scale.astype(np.float32)).unsqueeze(0)
 
 
 def all_gates(sites: tuple[Site, ...], *, most: int, dtype: torch.dtype) -> Iterator[tuple[Gate, Tensor]]:
