@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from service import checks, data_checks, invariance_checks, layer_checks
+from service import checks, data_checks, invariance_checks, label_checks, layer_checks
 from service.catalog import kinds, tag_of
 from service.data.columns import Columns
 from service.data.encoding import expected_shape
@@ -170,6 +170,7 @@ def _plan(
     spec, parts = _split(spec, raw, description)
     checks.refuse(checks.reconstruction(spec), data_checks.data(spec, description, parts, warnings))
     parts = _drawn(spec.split, source) or parts
+    checks.refuse(label_checks.labels(spec, Columns(source.folder)))
     shape = expected_shape(spec.inputs_of(description), spec.features)
     augmenting = invariance_checks.augmentation(spec, shape, description.invariances, warnings)
     checks.refuse(checks.size(spec, shape, _kind(spec, description), settings), augmenting)
