@@ -170,7 +170,6 @@ def _plan(
     spec, parts = _split(spec, raw, description)
     checks.refuse(checks.reconstruction(spec), data_checks.data(spec, description, parts, warnings))
     parts = _drawn(spec.split, source) or parts
-    checks.refuse(label_checks.labels(spec, Columns(source.folder)))
     shape = expected_shape(spec.inputs_of(description), spec.features)
     augmenting = invariance_checks.augmentation(spec, shape, description.invariances, warnings)
     checks.refuse(checks.size(spec, shape, _kind(spec, description), settings), augmenting)
@@ -195,9 +194,9 @@ def _plan(
     constant = [field.name for field in inputs if field.name in description.audit.constant]
     if constant:
         warnings.append(Flaw("/features", "constant-feature", f"{', '.join(constant)} never changes; it is shifted and divided by 1"))
-    checks.refuse(
-        iter(wrong), checks.vary(spec, warnings), checks.network(spec, warnings), checks.costs(spec, cost, settings, _machine_bytes())
-    )
+    labelled = label_checks.labels(spec, Columns(source.folder))
+    bounded = checks.costs(spec, cost, settings, _machine_bytes())
+    checks.refuse(iter(wrong), labelled, checks.vary(spec, warnings), checks.network(spec, warnings), bounded)
     resolved = _filled(spec, source, tuple(layer.name for layer in layers), batch)
     return Plan(
         resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings), tuple(stored)
