@@ -184,7 +184,7 @@ class Regression(Head):
 
     def scores(self, raw: Tensor, labels: Tensor, std: Tensor) -> dict[str, Tensor]:
         said = self._central(by_quantile(raw, labels.shape[-1])) if self.loss == "quantile" else raw[..., : labels.shape[-1]]
-        errors = (said - labels) * std
+        errors = (said - labels).double() * std  # the unit may be so large that squares leave float32
         return {"loss": self.losses(raw, labels), "squares": errors.square().mean(-1), "magnitudes": errors.abs().mean(-1)}
 
     @property
