@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import PROGRAMS, Runner, Turn, interval, python_of
+from benchmarks.peers import PROGRAMS, Runner, Turn, in_turn, interval, python_of
 
 PLAN: dict[str, Any] = {"side": 28, "batch": 100, "train": 10_000, "epochs": 3, "degrees": 15.0, "pixels": 4, "std": 0.1}
 AT_LEAST = 1.8
@@ -31,21 +31,12 @@ def write_images(folder: Path) -> None:
 
 
 def timed(rounds: int, home: Path) -> list[list[Turn]]:
-    """Ours and the peers in turn; the first round warms up and does not count."""
+    """Ours and the peers in turn."""
     with tempfile.TemporaryDirectory() as name:
         write_images(Path(name))
         runners = [Runner([sys.executable, "-m", "benchmarks.peer_programs.ours_augmented", name])]
         runners += [Runner([python_of("kornia", home), str(PROGRAMS / "augmented.py"), kind, name]) for kind in PEERS]
-        turns: list[list[Turn]] = [[] for _ in runners]
-        for seed in range(rounds + 1):
-            for at in range(len(runners)):
-                place = (at + seed) % len(runners)  # who follows whom changes from round to round
-                turn = runners[place].turn(seed)
-                if seed:
-                    turns[place].append(turn)
-        for runner in runners:
-            runner.close()
-    return turns
+        return in_turn(runners, rounds)
 
 
 def main() -> int:

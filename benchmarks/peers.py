@@ -121,6 +121,20 @@ class Runner:
         self._talk.close()
 
 
+def in_turn(runners: list[Runner], rounds: int) -> list[list[Turn]]:
+    """Each one's turns, seed by seed; the first round warms up and does not count. The programs are ended."""
+    turns: list[list[Turn]] = [[] for _ in runners]
+    for seed in range(rounds + 1):
+        for at in range(len(runners)):
+            place = (at + seed) % len(runners)  # who follows whom changes from round to round
+            turn = runners[place].turn(seed)
+            if seed:
+                turns[place].append(turn)
+    for runner in runners:
+        runner.close()
+    return turns
+
+
 def user_seconds(root: int) -> float:
     """User CPU seconds of a process and all below it, those that have ended and were waited for included (proc(5), stat)."""
     ticks, parents = {}, {}
@@ -187,22 +201,14 @@ def judged(contest: Contest, peer: Peer, ours: list[Turn], theirs: list[Turn]) -
 
 
 def held(contest: Contest, which: str, rounds: int, home: Path) -> list[bool]:
-    """A contest's peers in turn with ours; the first round warms up and does not count."""
+    """A contest's peers in turn with ours."""
     with tempfile.TemporaryDirectory() as name:
         write_rows(Path(name), contest.plan)
         runners = [Runner([sys.executable, "-m", "benchmarks.peer_programs.ours", which, name])]
         for peer in contest.peers:
             program, argument = peer.program.split()
             runners.append(Runner([python_of(peer.environment, home), str(PROGRAMS / program), argument, name]))
-        turns: list[list[Turn]] = [[] for _ in runners]
-        for seed in range(rounds + 1):
-            for at in range(len(runners)):
-                place = (at + seed) % len(runners)  # who follows whom changes from round to round
-                turn = runners[place].turn(seed)
-                if seed:
-                    turns[place].append(turn)
-        for runner in runners:
-            runner.close()
+        turns = in_turn(runners, rounds)
     return [judged(contest, peer, turns[0], theirs) for peer, theirs in zip(contest.peers, turns[1:], strict=True)]
 
 

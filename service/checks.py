@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 from service.errors import Flaw, Invalid
 from service.estimate import Cost, slot_memory
@@ -12,10 +13,12 @@ Flaws = Iterator[Flaw]
 
 
 def refuse(*found: Flaws) -> None:
-    """Raises Invalid when there is any flaw."""
-    flaws = [flaw for group in found for flaw in group]
+    """Raises Invalid when there is any flaw, with the first of each place."""
+    flaws: dict[str, Flaw] = {}
+    for flaw in chain.from_iterable(found):
+        flaws.setdefault(flaw.pointer, flaw)
     if flaws:
-        raise Invalid(flaws[:20])
+        raise Invalid(list(flaws.values())[:20])
 
 
 def as_name(text: str) -> str:

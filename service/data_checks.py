@@ -6,7 +6,7 @@ import torch
 
 from service.checks import Flaws
 from service.data.columns import Columns
-from service.data.fields import Description, Field
+from service.data.fields import REACH, Description, Field
 from service.errors import Flaw
 from service.spec import TrainSpec
 from service.tricks.divergence import speaks
@@ -77,6 +77,9 @@ def _inputs(spec: TrainSpec, inputs: tuple[Field, ...]) -> Flaws:
         yield Flaw("/features", "inconsistent-spec", "no input is left")
     elif len(inputs) > 1 and any(field.kind in ("image", "tensor") for field in inputs):
         yield Flaw("/features", "inconsistent-spec", "an image or array is the only input")
+    beyond = ", ".join(repr(field.name) for field in inputs if not field.reachable)
+    if beyond:
+        yield Flaw("/features", "invalid-data", f"numbers beyond {REACH:g} in {beyond}; networks compute in float32")
     if spec.features.missing == "error":
         for field in inputs:
             if field.missing:

@@ -209,3 +209,8 @@ class StorageFull(TemperError):
 def invalid(pointer: str, code: str, message: str) -> Invalid:
     """An `Invalid` of one flaw."""
     return Invalid([Flaw(pointer, code, message)])
+
+
+def unavailable(pointer: str, message: str) -> ModeUnavailable:
+    """A `ModeUnavailable` with the place of the request that the model has no answer to."""
+    return ModeUnavailable(message, flaws=[Flaw(pointer, ModeUnavailable.slug, message)])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from service import checks, data_checks, invariance_checks, layer_checks
+from service import checks, data_checks, invariance_checks, label_checks, layer_checks
 from service.catalog import kinds, tag_of
 from service.data.columns import Columns
 from service.data.encoding import expected_shape
@@ -194,9 +194,9 @@ def _plan(
     constant = [field.name for field in inputs if field.name in description.audit.constant]
     if constant:
         warnings.append(Flaw("/features", "constant-feature", f"{', '.join(constant)} never changes; it is shifted and divided by 1"))
-    checks.refuse(
-        iter(wrong), checks.vary(spec, warnings), checks.network(spec, warnings), checks.costs(spec, cost, settings, _machine_bytes())
-    )
+    labelled = label_checks.labels(spec, Columns(source.folder))
+    bounded = checks.costs(spec, cost, settings, _machine_bytes())
+    checks.refuse(iter(wrong), labelled, checks.vary(spec, warnings), checks.network(spec, warnings), bounded)
     resolved = _filled(spec, source, tuple(layer.name for layer in layers), batch)
     return Plan(
         resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings), tuple(stored)

@@ -11,6 +11,8 @@ Kind = Literal["numeric", "categorical", "boolean", "image", "tensor", "ignore"]
 Format = Literal["csv", "parquet", "npz", "images", "builtin"]
 PARTS = ("train", "validation", "test")
 BOOLEANS = ("false", "true")
+REACH = 1e38
+"""The largest number that a network is given: it computes in float32, and differences have to fit too."""
 
 
 class Field(Value):
@@ -39,6 +41,11 @@ class Field(Value):
     def discrete(self) -> bool:
         """Whether the column holds codes into `classes`."""
         return self.kind in ("categorical", "boolean")
+
+    @property
+    def reachable(self) -> bool:
+        """Whether no number is beyond what networks compute with."""
+        return self.min is None or self.max is None or max(-self.min, self.max) <= REACH
 
 
 class Invariances(Value):

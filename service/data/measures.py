@@ -10,6 +10,10 @@ from service.errors import invalid
 from service.flaws import pointer
 
 BLOCK = 1 << 20
+COUNTED = 2.0**-40
+"""What entries are multiplied by before they are summed: of more than 2^40 there is no sum."""
+LEAST_EXPONENT = -1000
+"""Of the largest entry's power of 2: smaller numbers are brought no nearer to 1."""
 
 
 def at(row: int, name: str) -> str:
@@ -26,7 +30,10 @@ def refuse_infinite(block: NDArray[np.floating], first_row: int, name: str) -> N
 
 
 def statistics(values: Values) -> dict[str, float]:
-    """`min`, `max`, `mean` and population `std` over all entries that are not NaN, block by block; empty where there is none."""
+    """`min`, `max`, `mean` and population `std` over all entries that are not NaN, block by block; empty where there is none.
+
+    Sums are taken of what powers of 2 make smaller, which changes no bit of them: neither they nor squares leave float64.
+    """
     step = max(1, BLOCK // max(1, math.prod(values.shape[1:])))
     blocks = [slice(start, start + step) for start in range(0, len(values), step)]
 
@@ -38,11 +45,11 @@ def statistics(values: Values) -> dict[str, float]:
     for block in blocks:
         flat = entries(block)
         if len(flat):
-            count, total = count + len(flat), total + float(flat.sum())
+            count, total = count + len(flat), total + float((flat * COUNTED).sum())
             low, high = min(low, float(flat.min())), max(high, float(flat.max()))
     if not count:
         return {}
-    mean = total / count
-    spread = sum(float(np.square(entries(block) - mean).sum()) for block in blocks)
-    found = {"min": low, "max": high, "mean": mean, "std": math.sqrt(spread / count)}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    mean = min(max(total / count / COUNTED, low), high)
+    scale = 2.0 ** -max(math.frexp(max(-low, high))[1], LEAST_EXPONENT)
+    spread = sum(float(np.square(entries(block) * scale - mean * scale).sum()) for block in blocks)
+    return {"min": low, "max": high, "mean": mean, "std": math.sqrt(spread / count) / scale}

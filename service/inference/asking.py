@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from service.errors import ModeUnavailable, invalid
+from service.errors import invalid, unavailable
 from service.inference.masks import all_gates, digests, drawn, dropped_sites, enumerable, fresh_gates, shared_gates
 from service.inference.model import Model
 from service.inference.pools import Answer, ClassPool, NumberPool, joined
@@ -75,7 +75,7 @@ def passes(model: Model, x: Tensor, axes: Axes, *, fresh: bool, beat: Callable[[
             continue
         most, at = max(1, CHUNK_ENTRIES // (_units(network) * max(len(x), 1))), 0
         if axes.dropout == "exact":
-            gates: Iterator[tuple[Gate, Tensor]] = all_gates(network.sites, most=most, dtype=network.preprocess.shift.dtype)
+            gates: Iterator[tuple[Gate, Tensor]] = all_gates(network.sites, axes, most=most, dtype=network.preprocess.shift.dtype)
         elif rows is not None:
             gates = fresh_gates(network.sites, axes, rows, member=member, most=most)
         else:
@@ -113,7 +113,7 @@ def check_axes(model: Model, axes: Axes) -> None:
     network_weights(axes, len(axes.members))
     if axes.dropout == "exact":
         for member in axes.members:
-            enumerable(model.networks[member].sites)
+            enumerable(model.networks[member].sites, axes)
 
 
 def droppable(model: Model) -> int:
@@ -133,7 +133,7 @@ def network_weights(axes: Axes, count: int) -> Tensor:
         shares = torch.tensor(axes.shares or (1.0,) * count, dtype=torch.float64)
         return shares / shares.sum()
     if axes.dropout == "exact":
-        raise ModeUnavailable("Every mask has its own probability; exact takes no list of weights.")
+        raise unavailable("/weights", "Every mask has its own probability; exact takes no list of weights.")
     if len(axes.weights) != count * drawn(axes):
         raise invalid("/weights", "shape-mismatch", f"{len(axes.weights)} weights for {count * drawn(axes)} networks")
     weights = torch.tensor(axes.weights, dtype=torch.float64)

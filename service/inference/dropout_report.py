@@ -52,12 +52,12 @@ def cut_off(inquiry: Inquiry) -> float | None:
 
 
 def averages(inquiry: Inquiry) -> dict[str, Axes]:
-    """The points on the axes that are compared, by name; only probabilities have a geometric mean."""
+    """The points on the axes at which the first target is compared, by name; only probabilities have a geometric mean."""
     points = {"weight_scaled": Asking(members="best").axes(inquiry.model), "arithmetic": Asking(mode="monte_carlo").axes(inquiry.model)}
     exact = inquiry.point("exact")
     if exact is not None:
         points["exact"] = exact
-    if not inquiry.model.regression:
+    if inquiry.targets[0].says == "classes":
         points["geometric"] = points["arithmetic"]._replace(combine="geometric")
         points |= {"exact_geometric": exact._replace(combine="geometric")} if exact is not None else {}
     return points

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.errors import ModeUnavailable
+from service.errors import unavailable
 from service.seeds import derive
 from service.tricks.dropout import Gate, Replayed, Site, cut
 from service.tricks.modes import EXACT_UNITS, Axes
@@ -91,10 +91,10 @@ def _subnetwork(site: Site, stream: torch.Generator) -> Tensor:
     return torch.from_numpy((bits >= least) * scale.astype(np.float32)).unsqueeze(0)
 
 
-def all_gates(sites: tuple[Site, ...], *, most: int, dtype: torch.dtype) -> Iterator[tuple[Gate, Tensor]]:
+def all_gates(sites: tuple[Site, ...], axes: Axes, *, most: int, dtype: torch.dtype) -> Iterator[tuple[Gate, Tensor]]:
     """Every mask of at most 16 droppable units, with its probability; raises ModeUnavailable where there are more."""
     dropped = dropped_sites(sites)
-    units = enumerable(sites)
+    units = enumerable(sites, axes)
     places = torch.arange(units - 1, -1, -1)
     for numbers in torch.arange(1 << units).split(most):
         kept = (numbers.unsqueeze(1) >> places & 1).double()
@@ -118,9 +118,9 @@ def drawn(axes: Axes) -> int:
     return axes.samples if axes.dropout == "monte_carlo" else 1
 
 
-def enumerable(sites: tuple[Site, ...]) -> int:
+def enumerable(sites: tuple[Site, ...], axes: Axes) -> int:
     """Droppable units; raises ModeUnavailable where their masks are too many to go through."""
     units = sum(site.droppable for site in sites)
     if units > EXACT_UNITS:
-        raise ModeUnavailable(f"exact enumerates the masks of at most {EXACT_UNITS} droppable units; the network has {units}.")
+        raise unavailable(axes.masked_by, f"exact enumerates the masks of at most {EXACT_UNITS} droppable units; the network has {units}.")
     return units

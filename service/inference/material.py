@@ -10,9 +10,9 @@ from torch import Tensor
 
 from service.data.columns import Columns
 from service.data.encoding import Encoding, fit
-from service.data.labels import labels_of
 from service.inference.sources import Sources, source_of, take_over
 from service.nets.network import Network, NetworkSpec, Scale
+from service.partition import draw_parts
 from service.spec import TrainSpec
 from service.tricks import splits
 from service.tricks.multitask import Reconstruction, Target
@@ -148,24 +148,3 @@ def _sample_weights(spec: TrainSpec, columns: Columns, train: NDArray[np.int64])
     _, exponent = np.frexp(values[train].max())
     with np.errstate(over="ignore", under="ignore"):
         return torch.from_numpy(np.minimum(np.ldexp(values, -exponent), HEAVY).astype(np.float32))
-
-
-def draw_parts(spec: TrainSpec, columns: Columns) -> splits.Parts:
-    """The rows of each part of a resolved spec."""
-    split = spec.split if spec.split is not None else splits.Split()
-    first = next((target for target in spec.targets or () if target.stratifies), None)
-    needed = None if isinstance(split, str) else split
-    return splits.draw(
-        split,
-        columns.rows,
-        splits.Columns(
-            strata=_strata(first, columns),
-            groups=columns.read(needed.group) if needed and needed.group else None,
-            times=columns.read(needed.time) if needed and needed.time else None,
-            parts=columns.parts(),
-        ),
-    )
-
-
-def _strata(target: Target | None, columns: Columns) -> NDArray[np.int64] | None:
-    return labels_of(columns, columns.description.field(target.name)) if target is not None else None

@@ -82,9 +82,9 @@ class Model:
         return any(site.rate for network in self.networks for site in network.sites)
 
     @property
-    def regression(self) -> bool:
-        """Whether any target is a number."""
-        return any(target.says == "numbers" for target in self.spec.targets or ())
+    def classifies(self) -> bool:
+        """Whether any target has classes."""
+        return any(target.says == "classes" for target in self.spec.targets or ())
 
     def decision(self, target: Target) -> Rule:
         """How a target's probabilities become a class."""

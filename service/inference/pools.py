@@ -1,6 +1,6 @@
 """Weighted averages over M networks, gathered in float64 chunk by chunk, and the answers they end in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -171,7 +171,15 @@ def _plus(total: Tensor | None, part: Tensor) -> Tensor:
 def _stacked(kept: list[Distribution] | None) -> Distribution | None:
     if kept is None:
         return None
-    return Distribution(mean=side_by_side([said.mean for said in kept], 0), variance=side_by_side([said.variance for said in kept], 0))
+    return _kept_along(kept, 0)
+
+
+def _kept_along(kept: Sequence[Distribution], axis: int) -> Distribution:
+    """What networks said, along an axis."""
+    mean, variance, quantiles = (
+        side_by_side(list(parts), axis) for parts in zip(*((said.mean, said.variance, said.quantiles) for said in kept), strict=True)
+    )
+    return Distribution(mean=mean, variance=variance, quantiles=quantiles)
 
 
 def joined(answers: list[Answer]) -> Answer:
@@ -189,9 +197,7 @@ def joined(answers: list[Answer]) -> Answer:
         return Classes(**rows, epistemic=epistemic, agreement=agreement, members=members, rules=rules, decision=decision)
     numbers = [answer for answer in answers if isinstance(answer, Numbers)]
     kept = [answer.members for answer in numbers if answer.members is not None]
-    said = (
-        Distribution(mean=side_by_side([m.mean for m in kept], 1), variance=side_by_side([m.variance for m in kept], 1)) if kept else None
-    )
+    said = _kept_along(kept, 1) if kept else None
     aleatoric = side_by_side([answer.aleatoric for answer in numbers], 0)
     epistemic = side_by_side([answer.epistemic for answer in numbers], 0)
     quantiles = side_by_side([answer.quantiles for answer in numbers], 0)

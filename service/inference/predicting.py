@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from service.errors import invalid
+from service.errors import invalid, unavailable
 from service.inference.asking import ask
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
@@ -38,7 +38,7 @@ class PredictRequest(Asking):
 
 def predict(model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None = None, level: float = 0.9) -> dict[str, Any]:
     """The `targets` of an answer on encoded rows x [N, ...]; raises Invalid for a row so far out that the arithmetic overflows."""
-    _check_parts(model, parts or ())
+    _check_parts(model, axes, parts or ())
     answers = ask(model, x, axes, keep=parts is not None and "members" in parts)
     shown: dict[str, Any] = {}
     for place, (target, names) in enumerate(zip(model.spec.targets or (), model.classes, strict=True)):
@@ -72,13 +72,16 @@ def column(values: Tensor | None) -> list[Any] | None:
     return listed(values.squeeze(-1) if values is not None and values.shape[-1] == 1 else values)
 
 
-def _check_parts(model: Model, parts: Sequence[str]) -> None:
-    """Raises Invalid where the answer should have what only a reconstruction has."""
+def _check_parts(model: Model, axes: Axes, parts: Sequence[str]) -> None:
+    """Raises Invalid where the answer should have what only a reconstruction has, ModeUnavailable for codes of several members."""
     for i, part in enumerate(parts):
         if part in ("code", "error") and not any(target.from_inputs for target in model.spec.targets or ()):
             raise invalid(
                 f"/return/{i}", "unknown-choice", f"only a model with a reconstruction has {'a code' if part == 'code' else 'errors'}"
             )
+        if part == "code" and len(axes.members) > 1:
+            message = 'Every member has a code of its own, with its own axes; ask one, as with "members": "best".'
+            raise unavailable(f"/return/{i}", message)
 
 
 def _check_range(answer: Classes | Numbers) -> None:
@@ -130,7 +133,7 @@ def numbers(
 
 def interval(mean: Tensor, std: Tensor | None, level: float, *, form: Form = column) -> dict[str, Any]:
     """The central Gaussian interval; its ends are null where no spread is known."""
-    reach = NormalDist().inv_cdf(0.5 + level / 2)
+    reach = -NormalDist().inv_cdf((1 - level) / 2)
     ends = {"lower": None, "upper": None} if std is None else {"lower": form(mean - reach * std), "upper": form(mean + reach * std)}
     return {**ends, "level": level, "method": "gaussian"}
 

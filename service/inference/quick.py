@@ -33,7 +33,7 @@ def quick_sums(target: Target, raw: Tensor, truth: Known, scale: Tensor) -> dict
 
 
 def _sum(values: Tensor, truth: Known) -> Tensor:
-    return values.sum() if truth.weights is None else torch.dot(values, truth.weights)
+    return values.sum() if truth.weights is None else torch.dot(values, truth.weights.to(values.dtype))
 
 
 def quick_means(target: Target, sums: Mapping[str, float]) -> dict[str, float]:

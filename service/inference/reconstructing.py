@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from service.data.encoding import CategoricalInput, Encoding
-from service.errors import ModeUnavailable, invalid
+from service.errors import invalid
 from service.inference.model import Model
 from service.inference.pools import Numbers
 from service.tricks.modes import Axes
@@ -60,9 +60,7 @@ def row_errors(answer: Numbers, model: Model, x: Tensor, place: int) -> list[flo
 
 @torch.inference_mode()
 def codes(model: Model, x: Tensor, axes: Axes) -> Column:
-    """The codes [N, F] of rows, weight-scaled, of the one member that is asked; raises ModeUnavailable where there are several."""
-    if len(axes.members) > 1:
-        raise ModeUnavailable('Every member has a code of its own, with its own axes; ask one, as with "members": "best".')
+    """The codes [N, F] of rows, weight-scaled, of the one member that is asked."""
     found = model.networks[axes.members[0]].code(x)
     wrong = (~found.isfinite()).any(-1).nonzero()
     if len(wrong):

@@ -10,14 +10,14 @@ from torch import Tensor
 from service.inference.measuring import Inquiry
 from service.nets.activations import dead, saturated
 from service.nets.network import Network
-from service.tricks.dropout import Site
+from service.tricks.dropout import Site, Watcher
 
 MOST_ROWS = 1000
 """Training rows that are looked at, evenly spread."""
 Shares = dict[str, dict[str, float | None]]
 
 
-class Probe:
+class Probe(Watcher):
     """A gate that lets all units through and remembers what they gave, by site."""
 
     def __init__(self) -> None:
@@ -28,7 +28,6 @@ class Probe:
         return x
 
     def watch(self, x: Tensor, site: Site) -> None:
-        """Features [N, units] of a site whose layers have more axes, each place or step as a row."""
         self.seen[site.name] = x
 
 

@@ -10,6 +10,8 @@ from service.inference.report_stopping_page import stopping
 from service.inference.report_tables import COLUMNS, metrics_table, named_targets
 
 Found = Mapping[str, Any]
+UNSAID = ("argmax", None)
+"""Decisions that need no word: the default, and that there is none."""
 NOISELESS = ("mse", "mae", "huber", "quantile")
 """Losses of numbers that say nothing of their noise."""
 MOST_LISTED = 200
@@ -123,15 +125,15 @@ def _calibration(svg: bytes | None, found: Found | None) -> Html:
 
 def _targets(found: Found | None) -> Html:
     """What each target counts and how it decides, where there is more to say than the spec does."""
-    told = {name: own for name, own in (found or {}).items() if len(found or {}) > 1 or own["decision"] != "argmax" or own["noise_std"]}
+    told = {name: own for name, own in (found or {}).items() if len(found or {}) > 1 or own["decision"] not in UNSAID or own["noise_std"]}
     if not told:
         return Html()
     rows = [(name, own["weight"], _decision(own["decision"]), report_scales.listed(own["noise_std"])) for name, own in told.items()]
     return section("Targets", table(("target", "weight in the objective", "decision", "noise std"), rows))
 
 
-def _decision(found: Any) -> str:
-    if isinstance(found, str):
+def _decision(found: Any) -> str | None:
+    if found is None or isinstance(found, str):
         return found
     return f"from {number(found['threshold'])} on" if "threshold" in found else "least cost"
 

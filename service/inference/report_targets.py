@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from service.inference.measuring import Inquiry
+from service.tricks.decisions import Rule
 from service.tricks.multitask import Target
 
 
@@ -22,9 +23,13 @@ def _target(inquiry: Inquiry, target: Target) -> dict[str, Any]:
         "members": [effective(target, own) for own in each] or None,
         "log_variance": each or None,
         "class_weights": target.class_weights,
-        "decision": decided if isinstance(decided := model.decision(target), str) else decided.dump(),
+        "decision": _decision(model.decision(target)) if target.says == "classes" else None,
         "noise_std": noise.sqrt().tolist() if noise is not None else None,
     }
+
+
+def _decision(rule: Rule) -> Any:
+    return rule if isinstance(rule, str) else rule.dump()
 
 
 def effective(target: Target, log_variance: float) -> float:

@@ -6,6 +6,7 @@ Caruana et al. 2004, "Ensemble selection from libraries of models": forward sele
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from service.inference.metrics import TINY
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.tricks.modes import Asking
-from service.tricks.multitask import Target, total
+from service.tricks.multitask import Target, mean_loss, total
 from service.tricks.reconstruction import deviation, divisor
 
 Floats = NDArray[np.float64]
@@ -71,7 +72,7 @@ def library_of(inquiry: Inquiry) -> Library:
     """The members on validation, with the weighted sum of the targets' losses."""
     rows = inquiry.parts["validation"]
     answers = inquiry.answers("validation", EVERYONE.axes(inquiry.model))
-    parts = [_of_target(inquiry, target, answers[target.name], rows) for target in inquiry.targets]
+    parts = [_of_target(inquiry, target, answers[target.name], rows) for target in inquiry.material.targets]
     ends = np.cumsum([part.said.shape[1] for part in parts])[:-1]
 
     def loss(average: Floats) -> float:
@@ -82,7 +83,7 @@ def library_of(inquiry: Inquiry) -> Library:
 
 
 def _of_target(inquiry: Inquiry, target: Target, answer: Answer, rows: NDArray[np.int64]) -> Library:
-    """One target's part: of classes each label's probability, of numbers each error and the second moment around the truth."""
+    """One target's part: of classes probabilities; of numbers each error in the loss's unit, and the second moment around the truth."""
     if isinstance(answer, Classes):
         if answer.members is None:
             raise TypeError("what several members say is kept")
@@ -91,27 +92,35 @@ def _of_target(inquiry: Inquiry, target: Target, answer: Answer, rows: NDArray[n
     if members is None or members.mean is None:
         raise TypeError("what several members say is kept")
     scale = inquiry.material.scales[[each.name for each in inquiry.targets].index(target.name)]
-    truth, std = inquiry.material.truth(target, rows), scale.std.double()
-    known = np.flatnonzero(~np.isnan(truth).any(axis=1))
-    unit = (torch.ones_like(std) if target.loss == "mse_original" else divisor(std)).numpy()
-    deviations = deviation(members.mean.double(), torch.from_numpy(truth), std).numpy()
-    errors = (deviations / unit)[:, known].reshape(len(members.mean), -1)
-    if members.variance is None:
-        return Library(errors, _square)
-    variances = (members.variance.double().numpy() / unit**2)[:, known].reshape(errors.shape)
+    truth, std = torch.from_numpy(inquiry.material.truth(target, rows)), scale.std.double()
+    known = ~truth.isnan().any(dim=1)
+    unit = torch.ones_like(std) if target.loss == "mse_original" else divisor(std)
+    if members.quantiles is not None:
+        said = (members.quantiles.double() - truth.unsqueeze(-1)) / unit.unsqueeze(-1)
+        return Library(said[:, known].flatten(1).numpy(), partial(_loss, target, len(std)))
+    errors = (deviation(members.mean.double(), truth, std) / unit)[:, known].flatten(1).numpy()
+    if target.loss != "gaussian_nll" or members.variance is None:
+        return Library(errors, partial(_loss, target, len(std)))
+    variances = (members.variance.double() / unit**2)[:, known].flatten(1).numpy()
     return Library(np.concatenate([errors, errors**2 + variances], axis=1), _surprise)
 
 
+def _loss(target: Target, width: int, deviations: Floats) -> float:
+    """The mean loss of answers that deviate by so much from their labels, of `width` numbers a row; NaN without any."""
+    raw = torch.from_numpy(deviations).view(-1, width * len(target.quantiles or (0,)))
+    return float(target.losses(raw, torch.zeros(len(raw), width, dtype=raw.dtype)).mean()) if len(raw) else math.nan
+
+
 def _of_classes(labels: Tensor, target: Target, members: Tensor) -> Library:
-    """Of one class a row its probability alone; of a distribution all of them."""
+    """Of one class a row its probability alone, where the loss is its likelihood; else all of them."""
     known = ~target.missing(labels)
-    if target.calibrates:
+    if target.calibrates and target.plain:
         return Library(members.numpy()[:, known.numpy(), labels[known].numpy()], _unlikeliness)
-    truth = target.truth(labels[known], members.shape[-1]).numpy().ravel()
-    rows = max(1, int(known.sum()))
+    truth = labels[known]
 
     def loss(average: Floats) -> float:
-        return float(-(truth * np.log(np.maximum(average, TINY))).sum() / rows) if len(average) else math.nan
+        logs = torch.from_numpy(np.log(np.maximum(average, TINY))).view(len(truth), -1)
+        return float(mean_loss(target, logs, truth)) if len(truth) else math.nan
 
     return Library(members.numpy()[:, known.numpy()].reshape(len(members), -1), loss)
 
@@ -119,10 +128,6 @@ def _of_classes(labels: Tensor, target: Target, members: Tensor) -> Library:
 def _unlikeliness(labelled: Floats) -> float:
     """Mean -log of the labels' probabilities; NaN without any."""
     return float(-np.log(np.maximum(labelled, TINY)).mean()) if len(labelled) else math.nan
-
-
-def _square(errors: Floats) -> float:
-    return float((errors**2).mean()) if len(errors) else math.nan
 
 
 def _surprise(moments: Floats) -> float:

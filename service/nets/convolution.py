@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from service.errors import Flaw
 from service.nets.base import BatchNorm, initialize
-from service.tricks.dropout import Gate, Site
+from service.tricks.dropout import Gate, Site, Watcher
 
 
 class Space:
@@ -128,9 +128,8 @@ class ChannelNorm(BatchNorm):
 
 def drop_channels(x: Tensor, gate: Gate, site: Site, axes: int) -> Tensor:
     """Whole channels of features [.., N, C, *S] gated, each mask shared over space (Tompson et al. 2015)."""
-    watch = getattr(gate, "watch", None)
-    if watch is not None:  # each place is a row of its own
-        watch(x.movedim(-axes - 1, -1).flatten(0, -2), site)
+    if isinstance(gate, Watcher):  # each place is a row of its own
+        gate.watch(x.movedim(-axes - 1, -1).flatten(0, -2), site)
     if not site.rate:
         return x
     ones = x.new_ones(x.shape[:-axes])

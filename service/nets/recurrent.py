@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from service.errors import Flaw
 from service.nets.architecture import Drawing, Trunk, Width
 from service.tricks.choices import AtMost
-from service.tricks.dropout import Dropout, Gate, Site
+from service.tricks.dropout import Dropout, Gate, Site, Watcher
 from service.values import ITEMS
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -124,9 +124,8 @@ class Cells(nn.Module):
 
 def _kept(x: Tensor, gate: Gate, site: Site) -> Tensor:
     """Sequences [.., N, T, units] times a mask that is the same at every step."""
-    watch = getattr(gate, "watch", None)
-    if watch is not None:  # each step is a row of its own
-        watch(x.flatten(0, -2), site)
+    if isinstance(gate, Watcher):  # each step is a row of its own
+        gate.watch(x.flatten(0, -2), site)
     if not site.rate:
         return x
     ones = x.new_ones(*x.shape[:-2], x.shape[-1])

@@ -29,6 +29,16 @@ PATH = "/api/v1/models"
 MEDIA = {"json": "application/json", "svg": "image/svg+xml", "html": "text/html; charset=utf-8", "safetensors": "application/octet-stream"}
 LATER = {"model.onnx", "card.md"}
 PLOTS = ("learning_curves", "confusion_matrix", "reliability", "ensemble", "dropout", "robustness", "features", "augmentation", "gradients")
+NEEDS = {
+    "learning_curves.svg": "an epoch",
+    "confusion_matrix.svg": "a target of classes, and test rows with its labels",
+    "reliability.svg": "labels of the first target on test rows; of numbers also quantiles or a spread, as of members or a variance",
+    "ensemble.svg": "several members",
+    "dropout.svg": "dropout, and test rows with labels",
+    "augmentation.svg": "augmentation",
+    "robustness.svg": "a robustness job",
+}
+"""What a picture takes."""
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 JSONOnly = Depends(accepts_json)
@@ -134,7 +144,7 @@ def file(ref: str, name: str, request: Request, services: ServicesHere, project:
 def _stored(model: Model, name: str, services: Services, request: Request) -> Response:
     """A stored file of the model; its digest is the entity tag."""
     if name not in model.files:
-        raise NotFound(f"This model has no {name}.")
+        raise NotFound(f"This model has no {name}" + (f", which takes {NEEDS[name]}." if name in NEEDS else "."))
     return _answered(request, services.shelf.read(model.files[name]), name, digest=model.files[name]["sha256"])
 
 

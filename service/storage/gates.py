@@ -15,6 +15,8 @@ from service.storage.models import Model
 from service.values import Value
 
 ROBUST = "robust_accuracy"
+FRACTIONS = frozenset({"accuracy", "error", "balanced_accuracy", "f1_macro", "auroc", "ece", ROBUST})
+"""Metrics from 0 to 1, of which nothing else can be required."""
 NEWEST = 100
 """Robustness jobs of a version that are looked at, newest first."""
 Limit = Annotated[float, Field(ge=-1e30, le=1e30)]
@@ -36,6 +38,8 @@ class Requirement(Value):
     def _bounds_something(self) -> "Requirement":
         if self.min is None and self.max is None:
             raise PydanticCustomError("missing-field", "a requirement has min, max, or both", {"pointer": "/min"})
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise PydanticCustomError("value-out-of-range", "max is less than min, so that nothing is between them", {"pointer": "/max"})
         return self
 
     def met(self, value: float) -> bool:
@@ -60,19 +64,29 @@ def check(c: Connection, project: str, model: Model, require: Mapping[str, Requi
 def _flaws(c: Connection, project: str, model: Model, name: str, wanted: Requirement) -> list[Flaw]:
     """What makes no sense of a requirement for this model."""
     here = pointer("require", name)
+    beyond = _beyond(here, name, wanted)
     if name != ROBUST:
         extra = [field for field in ("epsilon", "dataset") if getattr(wanted, field) is not None]
         known = sorted(_metrics(model))
         unknown = [] if name in known else [Flaw(here, "unknown-choice", f"there are {ROBUST}, {', '.join(known)}")]
-        return unknown + [Flaw(f"{here}/{field}", "unknown-field", f"only {ROBUST} has it") for field in extra]
+        return unknown + [Flaw(f"{here}/{field}", "unknown-field", f"only {ROBUST} has it") for field in extra] + beyond
     if wanted.epsilon is None:
-        return [Flaw(f"{here}/epsilon", "missing-field", "at which epsilon?")]
+        return [Flaw(f"{here}/epsilon", "missing-field", "at which epsilon?"), *beyond]
     if wanted.dataset is not None:
         try:
             datasets.get(c, project, wanted.dataset)
         except NotFound:
-            return [Flaw(f"{here}/dataset", "not-found", "there is no such dataset")]
-    return []
+            return [Flaw(f"{here}/dataset", "not-found", "there is no such dataset"), *beyond]
+    return beyond
+
+
+def _beyond(here: str, name: str, wanted: Requirement) -> list[Flaw]:
+    """Bounds that no fraction meets, as 90 where 0.9 is meant."""
+    if name.rpartition(".")[2] not in FRACTIONS:
+        return []
+    message = f"{name} is a fraction, from 0 to 1"
+    least = [Flaw(f"{here}/min", "value-out-of-range", message)] if wanted.min is not None and wanted.min > 1 else []
+    return least + ([Flaw(f"{here}/max", "value-out-of-range", message)] if wanted.max is not None and wanted.max < 0 else [])
 
 
 def _failure(c: Connection, project: str, model: Model, name: str, wanted: Requirement) -> str | None:

@@ -39,7 +39,7 @@ def progress_of(job: AnyRow, parts: Sequence[AnyRow], state: str) -> dict[str, A
     """The columns `progress` and `best`: fractions weigh by members, the epoch is the mean of the members not yet done."""
     learning = [part for part in parts if part.kind != "publish"]
     members = sum(len(part.members) for part in learning)
-    over = {part.number for part in learning if part.state in ("succeeded", "cancelled")}
+    over = {part.number for part in learning if part.state in _over(job)}
     fraction = sum(len(part.members) * (1.0 if part.number in over else _reported(part, "fraction") or 0.0) for part in learning)
     etas = [eta for part in parts if part.state == "running" and (eta := _reported(part, "eta_s")) is not None]
     progress = {
@@ -50,6 +50,11 @@ def progress_of(job: AnyRow, parts: Sequence[AnyRow], state: str) -> dict[str, A
         "eta_s": None if state in DONE else max(etas, default=None),
     }
     return {"progress": progress, "best": _best(parts) or job.best}
+
+
+def _over(job: AnyRow) -> tuple[str, ...]:
+    """The states of shards of which no more is to come: those that a stop left out too, but nothing that a cancel cut short."""
+    return ("succeeded",) if job.cancel_requested_at is not None else ("succeeded", "cancelled")
 
 
 def _members_done(job: AnyRow, learning: Sequence[AnyRow], over: set[int]) -> int:

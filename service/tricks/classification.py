@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
+from service.data import fields
 from service.data.columns import Columns
 from service.data.fields import Description
 from service.data.labels import MOST_CLASSES, classes_of, labels_of
 from service.errors import Flaw
+from service.flaws import pointer
 from service.tricks.choices import refuse
 from service.tricks.decisions import Decision, decision_flaws
 from service.tricks.targets import Distribution, Given, Head, Labelled, absent, arrays, plain_scale
@@ -31,7 +33,7 @@ def _class_weights(value: Any) -> Any:
         raise refuse("unknown-choice", 'class_weights are null, "balanced" or an object of numbers by class')
     for name, weight in value.items():
         if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight <= 1e6:
-            raise refuse("value-out-of-range", f"the weight of class {name!r} is a number from 0 to 1e6")
+            raise refuse("value-out-of-range", f"the weight of class {name!r} is a number from 0 to 1e6", pointer=pointer(name))
     return {name: float(weight) for name, weight in value.items()}
 
 
@@ -96,14 +98,30 @@ class Classification(Head):
         classes = classes_of(columns, columns.description.field(self.name))
         for name in self.class_weights:
             if name not in classes:
-                yield Flaw("/class_weights", "inconsistent-spec", f"there is no class {name!r}; there are {', '.join(classes[:20])}")
+                where = "/class_weights" + pointer(name)
+                yield Flaw(where, "inconsistent-spec", f"there is no class {name!r}; there are {', '.join(classes[:20])}")
         if all(self.class_weights.get(name, 1.0) < LIGHT for name in classes):
             yield Flaw("/class_weights", "inconsistent-spec", f"every class weighs 0, or less than {LIGHT:g}, so that no row counts")
 
+    def read_labels(self, columns: Columns) -> Tensor:
+        return torch.from_numpy(labels_of(columns, columns.description.field(self.name)))
+
     def labelled(self, given: Given) -> Labelled:
-        field = given.columns.description.field(self.name)
-        names = classes_of(given.columns, field)
-        return Labelled(torch.from_numpy(labels_of(given.columns, field)), len(names), *plain_scale(), classes=names)
+        names = classes_of(given.columns, given.columns.description.field(self.name))
+        return Labelled(self.read_labels(given.columns), len(names), *plain_scale(), classes=names)
+
+    def doubtful(self, field: fields.Field, metric: str | None) -> bool:
+        light = isinstance(self.class_weights, dict) and min(self.class_weights.values(), default=1.0) < LIGHT
+        return super().doubtful(field, metric) or metric == "auroc" or light
+
+    def undefined(self, labels: Tensor, metric: str) -> str | None:
+        why, known = super().undefined(labels, metric), labels[~self.missing(labels)]
+        if why is None and metric == "auroc" and bool((known == known[0]).all()):
+            return f"all that have a label of {self.name!r} are of one class"
+        shares = self.shares(known)
+        if why is None and metric == "loss" and shares is not None and not bool((shares >= LIGHT).any()):
+            return f"the classes of all that have a label of {self.name!r} weigh 0"
+        return why
 
     def fitted(self, labels: Tensor, classes: tuple[str, ...] | None) -> Self:
         """The same with a weight for every class, in the order of the classes; a class without training rows counts 1."""

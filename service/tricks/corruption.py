@@ -1,7 +1,7 @@
 """Everyday corruption at five severities: what happens to inputs without an enemy (after Hendrycks and Dietterich 2019)."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -10,21 +10,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from service.tricks.perturbation import Attacked, Box, LossOf
-from service.values import Seed, Value
+from service.tricks.perturbation import Attacked, Box, Disturbance, LossOf
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-class Corruption(Value, ABC):
+class Corruption(Disturbance):
     """What corruptions share: a severity in place of epsilon, and no look at the predictor."""
 
-    type: str
-    """The kind."""
     severity: Annotated[int, Field(ge=1, le=5, examples=[3])]
     """From 1, slight, to 5."""
-    seed: Seed = 0
-    """Of what is drawn per row."""
     strengths: ClassVar[tuple[float, float, float, float, float]]
     pictures_only: ClassVar[bool] = True
 
@@ -33,31 +28,12 @@ class Corruption(Value, ABC):
         """The number of that severity."""
         return self.strengths[self.severity - 1]
 
-    @property
-    def passes(self) -> int:
-        """Forward passes per row."""
-        return 1
-
-    @property
-    def classes_only(self) -> bool:
-        """Whether it needs a boundary between classes."""
-        return False
-
     def sized(self, size: float) -> Self:
-        """The corruption at that severity."""
         return self.model_copy(update={"severity": int(size)})
 
     def sizes(self, epsilons: Sequence[float]) -> Sequence[float]:
         """All severities, whatever the epsilons of a job's attacks."""
         return SEVERITIES
-
-    def resolved(self) -> Self:
-        """The corruption: it takes nothing by default."""
-        return self
-
-    def generator(self, x: Tensor) -> torch.Generator:
-        """The corruption's own stream."""
-        return torch.Generator(x.device).manual_seed(self.seed)
 
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """Rows corrupted, within the bounds of the training rows."""

@@ -5,6 +5,7 @@ that paper's appendix A.2: kept units are divided by their keep probability when
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,6 +54,21 @@ class Gate(Protocol):
     def __call__(self, x: Tensor, site: Site) -> Tensor:
         """x with its last axis, the site's units, gated."""
         ...
+
+
+class Watcher(ABC):
+    """A gate that looks at what a network computes.
+
+    Where units lie in space or time a gate is asked for one mask for all places: what these hold comes by `watch`.
+    """
+
+    @abstractmethod
+    def __call__(self, x: Tensor, site: Site) -> Tensor:
+        """As any gate."""
+
+    @abstractmethod
+    def watch(self, x: Tensor, site: Site) -> None:
+        """Features [N, units] of a site whose layers have more axes, each place or step as a row."""
 
 
 class Scaled:

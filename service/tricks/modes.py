@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BeforeValidator, Field
 
-from service.errors import ModeUnavailable, invalid
+from service.errors import invalid, unavailable
 from service.tricks.choices import refuse
 from service.values import Seed, Value
 
@@ -64,8 +64,8 @@ class Asked(Protocol):
         ...
 
     @property
-    def regression(self) -> bool:
-        """Whether any target is a number."""
+    def classifies(self) -> bool:
+        """Whether any target has classes."""
         ...
 
     @property
@@ -93,6 +93,11 @@ class Axes(NamedTuple):
         """Whether another seed gives another answer."""
         return self.dropout in ("monte_carlo", "sampled")
 
+    @property
+    def masked_by(self) -> str:
+        """The pointer to the field of the request that says what becomes of dropout."""
+        return "/dropout" if self.mode == "custom" else "/mode"
+
 
 class Asking(Value):
     """The fields of a request that choose the predictor; `mode` and the axes exclude each other."""
@@ -104,7 +109,7 @@ class Asking(Value):
     dropout: DropoutAxis | None = None
     """What becomes of dropout."""
     combine: Combine = "arithmetic"
-    """How answers are averaged."""
+    """How probabilities of classes are averaged; numbers have the arithmetic mean."""
     samples: Annotated[int, Field(ge=1, le=100_000)] = 50
     """Masks per member under monte_carlo."""
     seed: Seed = 0
@@ -119,11 +124,11 @@ class Asking(Value):
         mode, members, dropout = self._point(model)
         chosen = _chosen(members, model)
         if mode == "ensemble" and model.size == 1:
-            raise ModeUnavailable("The model has one member; ask single, or members: all.")
+            raise unavailable("/mode", "The model has one member; ask single, or members: all.")
         if not model.drops and (mode == "weight_scaled" or dropout in ("monte_carlo", "exact", "sampled")):
-            raise ModeUnavailable("The network was trained without dropout.")
-        if model.regression and self.combine != "arithmetic":
-            raise ModeUnavailable(f"{self.combine} combines class probabilities; regression has the arithmetic mean.")
+            raise unavailable("/dropout" if mode == "custom" else "/mode", "The network was trained without dropout.")
+        if not model.classifies and self.combine != "arithmetic":
+            raise unavailable("/combine", f"{self.combine} combines class probabilities; numbers have the arithmetic mean.")
         found = Axes(mode, chosen, members, dropout, self.combine, self.samples, self.seed, self.weights)
         if members != "all" or self.weights != "model" or model.weights is None:
             return found

@@ -158,31 +158,17 @@ Bounds = Annotated[Literal["data"] | Pair | dict[str, Pair] | None, BeforeValida
 Label = str | bool | Annotated[int, Field(ge=-(2**63), le=2**63)] | Annotated[float, Field(ge=-1e30, le=1e30)]
 
 
-class Perturbation(Value, ABC):
-    """What attacks within a ball have."""
+class Disturbance(Value, ABC):
+    """What attacks within a ball and corruption share."""
 
     type: str
     """The kind."""
-    norm: NormName = "linf"
-    """In which a perturbation is measured."""
-    epsilon: Epsilon
-    """The largest perturbation, in the inputs' own unit."""
-    bounds: Bounds = "data"
-    """Where inputs may lie: within the training rows ("data"), [low, high], {field: [low, high]} (others: "data"), or anywhere (null)."""
-    target: Label | None = None
-    """The class to reach, by its label or "least_likely"; null: any other."""
     seed: Seed = 0
-    """Of the random start or noise."""
-    source: Source | None = None
-    """Whose gradient is followed; null: that of the predictor asked."""
-    immutable: Annotated[tuple[str, ...], ITEMS] = ()
-    """Fields of a table that must not change."""
-    unit: Literal["raw", "std"] = "raw"
-    """Of epsilon: the inputs' own, or standard deviations of the training rows (of each column, of a whole array)."""
+    """Of what is drawn for each row."""
 
     @abstractmethod
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
-        """Rows moved within the ball and the box."""
+        """Rows changed within the box."""
 
     @property
     def passes(self) -> int:
@@ -194,12 +180,46 @@ class Perturbation(Value, ABC):
         """Whether it needs a boundary between classes."""
         return False
 
+    @abstractmethod
     def sized(self, size: float) -> Self:
-        """The attack with that epsilon."""
+        """The same with that epsilon or severity."""
+
+    @abstractmethod
+    def sizes(self, epsilons: Sequence[float]) -> Sequence[float]:
+        """The sizes at which a robustness job of these epsilons makes it."""
+
+    def resolved(self) -> Self:
+        """The same with what it takes by default written out."""
+        return self
+
+    def generator(self, x: Tensor) -> torch.Generator:
+        """Its own stream."""
+        return torch.Generator(x.device).manual_seed(self.seed)
+
+
+class Perturbation(Disturbance):
+    """What attacks within a ball have."""
+
+    norm: NormName = "linf"
+    """In which a perturbation is measured."""
+    epsilon: Epsilon
+    """The largest perturbation, in the inputs' own unit."""
+    bounds: Bounds = "data"
+    """Where inputs may lie: within the training rows ("data"), [low, high], {field: [low, high]} (others: "data"), or anywhere (null)."""
+    target: Label | None = None
+    """The class to reach, by its label or "least_likely"; null: any other."""
+    source: Source | None = None
+    """Whose gradient is followed; null: that of the predictor asked."""
+    immutable: Annotated[tuple[str, ...], ITEMS] = ()
+    """Fields of a table that must not change."""
+    unit: Literal["raw", "std"] = "raw"
+    """Of epsilon: the inputs' own, or standard deviations of the training rows (of each column, of a whole array)."""
+
+    def sized(self, size: float) -> Self:
         return self.model_copy(update={"epsilon": size})
 
     def sizes(self, epsilons: Sequence[float]) -> Sequence[float]:
-        """The sizes at which a robustness job makes it: the job's epsilons."""
+        """The job's epsilons."""
         return epsilons
 
     def perturb(self, x: Tensor, delta: Tensor, box: Box) -> Attacked:
@@ -211,18 +231,10 @@ class Perturbation(Value, ABC):
         length = self.ball.length(delta)
         return delta * rows(self.epsilon / torch.where(length > 0, length, torch.ones_like(length)), delta)
 
-    def resolved(self) -> Self:
-        """The attack with what it takes by default written out."""
-        return self
-
     @property
     def ball(self) -> Norm:
         """The norm as a noun."""
         return NORMS[self.norm]
-
-    def generator(self, x: Tensor) -> torch.Generator:
-        """The attack's own stream."""
-        return torch.Generator(x.device).manual_seed(self.seed)
 
 
 def gradient(x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:

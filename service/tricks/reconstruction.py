@@ -41,6 +41,10 @@ class Reconstruction(Head):
     def width(self, columns: Columns, shape: tuple[int, ...]) -> int:
         return math.prod(shape)
 
+    def read_labels(self, columns: Columns) -> Tensor:
+        """Of each row nothing: they are the inputs."""
+        return torch.empty((columns.rows, 0))
+
     def labelled(self, given: Given) -> Labelled:
         """No labels, for they are the inputs; the shift and the scale of every entry, 0 where it is constant."""
         shape, normalize = given.inputs.shape[1:], given.preprocess

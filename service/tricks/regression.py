@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
+from service.data import fields
 from service.data.columns import Columns
 from service.data.fields import Description
 from service.data.labels import numbers_of
@@ -95,13 +96,27 @@ class Regression(Head):
             return
         if field.discrete:
             yield Flaw("/task", "inconsistent-spec", f"{self.name!r} is {field.kind}; regression needs numbers")
+        elif not field.reachable:
+            yield Flaw("/name", "invalid-data", f"{self.name!r} has numbers beyond {fields.REACH:g}; networks compute in float32")
         elif self.output == "tanh" and field.min is not None and field.max is not None and (field.min < -1 or field.max > 1):
             yield Flaw("/output", "inconsistent-spec", f"{self.name!r} runs from {field.min:g} to {field.max:g}, and tanh from -1 to 1")
         if self.noise_std == "validation" and not parts["validation"]:
             yield Flaw("/noise_std", "inconsistent-spec", "the noise is measured on validation rows never trained on, and there are none")
 
+    def read_labels(self, columns: Columns) -> Tensor:
+        return torch.from_numpy(numbers_of(columns, columns.description.field(self.name)))
+
+    def doubtful(self, field: fields.Field, metric: str | None) -> bool:
+        return super().doubtful(field, metric) or metric == "r2"
+
+    def undefined(self, labels: Tensor, metric: str) -> str | None:
+        why, known = super().undefined(labels, metric), labels[~self.missing(labels)]
+        if why is None and metric == "r2" and bool((known == known[0]).all()):
+            return f"all that have a label of {self.name!r} have the same one"
+        return why
+
     def labelled(self, given: Given) -> Labelled:
-        values = numbers_of(given.columns, given.columns.description.field(self.name))
+        values = self.read_labels(given.columns).numpy()
         standardize = given.standardize and self.standardized
         mean, std = target_scale(values[given.train]) if standardize else plain_scale(values.shape[1])
         normalized = (values - mean.double().numpy()) / std.double().numpy()
@@ -169,7 +184,7 @@ class Regression(Head):
 
     def scores(self, raw: Tensor, labels: Tensor, std: Tensor) -> dict[str, Tensor]:
         said = self._central(by_quantile(raw, labels.shape[-1])) if self.loss == "quantile" else raw[..., : labels.shape[-1]]
-        errors = (said - labels) * std
+        errors = (said - labels).double() * std  # the unit may be so large that squares leave float32
         return {"loss": self.losses(raw, labels), "squares": errors.square().mean(-1), "magnitudes": errors.abs().mean(-1)}
 
     @property

@@ -49,10 +49,13 @@ class SoftLabels(Head):
         if len(wrong):
             yield Flaw("/task", "invalid-data", f"row {wrong[0]} of {self.name!r} sums to {sums[wrong[0]]:g}, and probabilities to 1")
 
+    def read_labels(self, columns: Columns) -> Tensor:
+        return torch.from_numpy(numbers_of(columns, columns.description.field(self.name)).astype(np.float32))
+
     def labelled(self, given: Given) -> Labelled:
-        values = numbers_of(given.columns, given.columns.description.field(self.name)).astype(np.float32)
-        names = tuple(str(column) for column in range(values.shape[1]))
-        return Labelled(torch.from_numpy(values), values.shape[1], *plain_scale(), classes=names)
+        labels = self.read_labels(given.columns)
+        names = tuple(str(column) for column in range(labels.shape[1]))
+        return Labelled(labels, labels.shape[1], *plain_scale(), classes=names)
 
     def losses(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats per row [.., N]; raw and labels [.., N, C]."""

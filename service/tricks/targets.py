@@ -114,9 +114,21 @@ class Head(Value):
         """What keeps it from having that many classes or numbers, looking at the rows; pointers are within the target."""
         yield from ()
 
+    def read_labels(self, columns: Columns) -> Tensor:
+        """The labels of all rows as they are stored: class indices [N], -1 missing, or numbers or shares [N, ..], NaN missing."""
+        raise NotImplementedError
+
     def labelled(self, given: Given) -> Labelled:
         """Its labels, encoded."""
         raise NotImplementedError
+
+    def doubtful(self, field: fields.Field, metric: str | None) -> bool:
+        """Whether labels have to be looked at to say whether rows of this field have any, and whether a metric of it is defined."""
+        return field.missing > 0
+
+    def undefined(self, labels: Tensor, metric: str) -> str | None:
+        """Why a metric is not defined on rows with these labels; None: it is."""
+        return f"none of them has a label of {self.name!r}" if bool(self.missing(labels).all()) else None
 
     def fitted(self, labels: Tensor, classes: tuple[str, ...] | None) -> Self:
         """The same with what its loss takes from the labels of the training rows."""

@@ -52,6 +52,19 @@ def parquet(**columns: Any) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("exponent", [0, 300, -300])
+def test_statistics_reach_as_far_as_the_numbers(read: Read, exponent: int) -> None:
+    """Their squares, and sums of many, are beyond float64; the spread scales as they do."""
+    plain = np.random.default_rng(0).normal(3, 1, 2000)
+    (field,) = read(("n\n" + "\n".join(repr(float(value * 10.0**exponent)) for value in plain)).encode()).description.fields
+    assert field.std is not None
+    assert field.mean is not None
+    assert field.std / 10.0**exponent == pytest.approx(plain.std(), rel=1e-12)
+    assert field.mean / 10.0**exponent == pytest.approx(plain.mean(), rel=1e-12)
+    (field,) = read(b"n\n1.7e308\n-1.7e308\n1.7e308\n-1.7e308\n1.7e308\n-1.7e308\n").description.fields
+    assert (field.mean, field.std) == (0.0, 1.7e308)
+
+
 def test_cells_tell_the_kind(read: Read) -> None:
     text = "n,c,b,empty,padded\n1,x,true,, 5 \n2.5e1,NA,FALSE,NaN,+6\nNaN,y,,NA,7\n"
     columns = read(text.encode())

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from service.errors import Invalid, ModeUnavailable
 from service.inference import asking
+from service.inference.asking import ask
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers, entropy
 from service.tricks.modes import Asking, Combine, DropoutAxis, Mode
 
 BOTH = {"hidden": [4], "activation": "tanh", "dropout": {"input": 0.25, "hidden": 0.5}}
+CLASS = {"task": "classification", "name": "kind"}
 NUMBER = {"task": "regression", "name": "size"}
 GAUSSIAN = {"task": "regression", "name": "size", "loss": "gaussian_nll"}
 
@@ -257,9 +259,33 @@ def test_what_a_model_cannot_answer(bench: Any, name: str) -> None:
         Asking.model_validate(fields).axes(bench.model(**architecture))
 
 
-def test_numbers_have_no_geometric_mean(bench: Any) -> None:
-    with pytest.raises(ModeUnavailable):
-        Asking(combine="geometric").axes(bench.model(NUMBER, size=2))
+PLACES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
+    "ensemble of one": ([], {"mode": "ensemble"}, "/mode"),
+    "no dropout": ([], {"mode": "monte_carlo"}, "/mode"),
+    "no dropout on the axis": ([], {"members": 0, "dropout": "sampled"}, "/dropout"),
+    "geometric mean of numbers": ([NUMBER], {"combine": "geometric"}, "/combine"),
+    "votes on numbers": ([NUMBER], {"combine": "vote"}, "/combine"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_unavailable_has_its_place(bench: Any, name: str) -> None:
+    targets, fields, place = PLACES[name]
+    with pytest.raises(ModeUnavailable) as caught:
+        Asking.model_validate(fields).axes(bench.model(*targets))
+    assert [(flaw.pointer, flaw.code) for flaw in caught.value.flaws] == [(place, "mode-unavailable")]
+    assert caught.value.flaws[0].message == caught.value.detail
+
+
+@pytest.mark.parametrize("rule", ["geometric", "vote"])
+def test_beside_classes_numbers_keep_their_mean(bench: Any, rule: str) -> None:
+    model, x = bench.model(CLASS, NUMBER, size=3), bench.inputs()
+    plain, ruled = (ask(model, x, Asking.model_validate({"combine": each}).axes(model)) for each in ("arithmetic", rule))
+    assert torch.equal(plain["size"].mean, ruled["size"].mean)
+    alone = bench.model(CLASS, size=3)
+    assert not torch.equal(plain["kind"].probabilities, ruled["kind"].probabilities)
+    assert torch.equal(ruled["kind"].probabilities, ruled["kind"].rules[rule])
+    assert ask(alone, x, Asking.model_validate({"combine": rule}).axes(alone))["kind"].probabilities.shape == (len(x), 3)
 
 
 @settings(deadline=None, max_examples=25)

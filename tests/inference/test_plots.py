@@ -16,7 +16,7 @@ from service.inference import metrics, report, report_page
 from service.inference.material import Material, prepare
 from service.inference.measuring import Inquiry
 from service.inference.model import Model, serving
-from service.inference.plots import all_plots, confusion_matrix, coverage, learning_curves, reliability
+from service.inference.plots import all_plots, confusion_matrix, coverage, learning_curves, quantile_coverage, reliability
 from service.inference.plots.canvas import label, thin
 from service.inference.plots.curves import log_helps
 from service.resolving import Source, resolve
@@ -184,6 +184,9 @@ def test_regression_shows_coverage_where_a_spread_is_known(trained: Callable[...
     plots = trained(targets=[{**number, "loss": "gaussian_nll"}]).plots()
     assert set(plots) == {"learning_curves.svg", "reliability.svg"}
     assert any("90 % intervals" in text for text in texts(plots["reliability.svg"]))
+    plots = trained(targets=[{**number, "loss": "quantile"}]).plots()
+    assert set(plots) == {"learning_curves.svg", "reliability.svg"}
+    assert any(" quantile lie " in text for text in texts(plots["reliability.svg"]))
 
 
 def test_the_page_of_a_trained_model_holds_its_pictures(ensemble: Trained) -> None:
@@ -261,6 +264,17 @@ def test_coverage_counts_rows_inside() -> None:
     assert "Coverage · 90 % intervals hold 50% of 4 rows" in texts(svg)
     assert coverage(np.zeros((5, 1)), None, truth) is None
     assert coverage(np.zeros((1, 1)), np.ones((1, 1)), truth[4:]) is None
+
+
+def test_quantiles_are_held_against_the_rows_below_them() -> None:
+    """Of two numbers a row: at or below .2 lie all four of the known, at or below .5 the lower half."""
+    truth = np.array([[0.0, 1.0], [2.0, 3.0], [np.nan, 0.0]])
+    said = np.broadcast_to(np.array([9.0, 1.0]), (3, 2, 2))
+    svg = quantile_coverage(said, (0.2, 0.5), truth)
+    assert svg is not None
+    assert "Coverage · at or below the 0.2 quantile lie 100% of 2 rows" in texts(svg)
+    assert vertices(svg, "observed") == 2
+    assert quantile_coverage(said[2:], (0.2, 0.5), truth[2:]) is None
 
 
 PROGRAM = """

@@ -99,7 +99,17 @@ def inquiry_of(bench: Any, *targets: Any, size: int = 4, gaps: Sequence[int] = (
     return Inquiry(model, replace(material, parts=Parts(np.arange(0), np.arange(ROWS), np.arange(0))))
 
 
-TARGETS = {"class": [CLASS], "number": [NUMBER], "gaussian": [GAUSSIAN], "both": [CLASS, {**GAUSSIAN, "weight": 0.3}]}
+TARGETS = {
+    "class": [CLASS],
+    "focal": [{**CLASS, "loss": "focal", "label_smoothing": 0.1, "class_weights": {"a": 1.0, "b": 0.5, "c": 4.0}}],
+    "number": [NUMBER],
+    "noisy number": [{**NUMBER, "noise_std": 0.3}],
+    "size of errors": [{**NUMBER, "loss": "mae"}],
+    "huber": [{**NUMBER, "loss": "huber", "delta": 0.2}],
+    "quantiles": [{**NUMBER, "loss": "quantile", "quantiles": [0.1, 0.3, 0.9]}],
+    "gaussian": [GAUSSIAN],
+    "both": [CLASS, {**GAUSSIAN, "weight": 0.3}],
+}
 
 
 @pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)

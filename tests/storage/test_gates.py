@@ -84,6 +84,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no such metric": ({"speed": {"min": 1}}, "/require/speed"),
     "an epsilon of accuracy": ({"accuracy": {"min": 0.5, "epsilon": 1.0}}, "/require/accuracy/epsilon"),
     "no epsilon": ({"robust_accuracy": {"min": 0.5}}, "/require/robust_accuracy/epsilon"),
+    "percent": ({"accuracy": {"min": 93}}, "/require/accuracy/min"),
+    "a fraction below 0": ({"robust_accuracy": {"max": -0.1, "epsilon": 1.0}}, "/require/robust_accuracy/max"),
 }
 
 
@@ -98,3 +100,6 @@ def test_what_makes_no_sense_has_its_place(monkeypatch: pytest.MonkeyPatch, name
 def test_a_requirement_bounds_something() -> None:
     with pytest.raises(ValidationError, match="min, max, or both"):
         Requirement.model_validate({})
+    with pytest.raises(ValidationError, match="nothing is between"):
+        Requirement.model_validate({"min": 0.9, "max": 0.1})
+    assert Requirement.model_validate({"min": 0.5, "max": 0.5}).met(0.5)

@@ -119,6 +119,28 @@ def test_a_cancel_needs_no_living_worker(desk: Any) -> None:
     assert desk.job(job).state == "cancelled"
 
 
+def test_a_cancelled_job_says_how_far_it_came(desk: Any) -> None:
+    """Of four shards one is learnt, one is half way, one never reported and one never began."""
+    job = desk.submit(members=8, parts=4)
+    first, second, third = desk.grab("a"), desk.grab("b"), desk.grab("c")
+    half = {"fraction": 0.5, "epoch": 3, "members_done": 1, "eta_s": 9.0, "phase": "training", "best": None}
+    with desk.database.write() as c:
+        shards.finish(c, first, {})
+        shards.record(c, second, progress=half)
+        jobs.cancel(c, PROJECT, job)
+    assert (desk.job(job).state, desk.job(job).progress["members_done"]) == ("cancelling", 3)
+    for claim in (second, third):
+        with desk.database.write() as c:
+            shards.cancel(c, claim)
+    found = desk.job(job)
+    assert (found.state, found.progress["fraction"], found.progress["members_done"], found.progress["eta_s"]) == (
+        "cancelled",
+        0.375,
+        3,
+        None,
+    )
+
+
 def test_a_stop_leaves_out_what_never_began(desk: Any) -> None:
     job = desk.submit(members=3, parts=3)
     claim = desk.grab()

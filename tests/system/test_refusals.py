@@ -245,15 +245,17 @@ def test_a_wrong_question_is_refused_with_its_place(desk: Desk, model: str, aske
 def test_modes_that_a_model_does_not_have_are_unavailable(desk: Desk, model: str) -> None:
     wide = desk.run({**BASE, "name": "wide", "epochs": 1, "architecture": {"type": "mlp", "hidden": [32], "dropout": 0.5}})
     plain = desk.run({**BASE, "name": "plain", "epochs": 1})
-    for ref, asked in (
-        (wide["model"], {"mode": "exact"}),
-        (plain["model"], {"mode": "ensemble"}),
-        (plain["model"], {"mode": "weight_scaled"}),
-        (plain["model"], {"mode": "monte_carlo"}),
-        (plain["model"], {"members": 0, "dropout": "monte_carlo"}),
+    for ref, asked, place in (
+        (wide["model"], {"mode": "exact"}, "/mode"),
+        (wide["model"], {"dropout": "exact"}, "/dropout"),
+        (plain["model"], {"mode": "ensemble"}, "/mode"),
+        (plain["model"], {"mode": "weight_scaled"}, "/mode"),
+        (plain["model"], {"mode": "monte_carlo"}, "/mode"),
+        (plain["model"], {"members": 0, "dropout": "monte_carlo"}, "/dropout"),
     ):
         answer = desk.http.post(f"/api/v1/models/{ref}/predict", json={"inputs": [PIXELS], **asked})
         assert (answer.status_code, answer.json()["type"]) == (422, "/problems/mode-unavailable"), asked
+        assert [error["pointer"] for error in answer.json()["errors"]] == [place]
     assert desk.predict(plain["model"], [PIXELS], members="all")["mode"] == "custom"
 
 
@@ -299,7 +301,7 @@ def test_a_wrong_attack_is_refused_with_its_place(desk: Desk, model: str, change
         ({"attacks": [{"type": "fgsm", "target": "eleven"}]}, "unknown-choice", "/attacks/0/target"),
         ({"epsilons": [1, 0.5]}, "value-out-of-range", "/epsilons"),
         ({"epsilons": [-1.0]}, "value-out-of-range", "/epsilons/0"),
-        ({"mode": "exact"}, "mode-unavailable", ""),
+        ({"mode": "exact"}, "mode-unavailable", "/mode"),
         ({"weights": [1.0, 2.0]}, "shape-mismatch", "/weights"),
         ({"attacks": [{"type": "fgsm", "immutable": ["x"]}]}, "inconsistent-spec", "/attacks/0/immutable"),
     ],

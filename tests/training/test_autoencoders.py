@@ -181,8 +181,9 @@ def test_members_masks_and_intervals_have_the_form_of_rows(bench: Any, mixed: An
     ):
         assert low[0] < found["prediction"][row][0] < high[0]
         assert std[2] == 0.0, "members agree on a constant"
-    with pytest.raises(ModeUnavailable, match="code of its own"):
-        predict(model, x, Asking().axes(model), parts=("code",))
+    with pytest.raises(ModeUnavailable, match="code of its own") as refused:
+        predict(model, x, Asking().axes(model), parts=("error", "code"))
+    assert [flaw.pointer for flaw in refused.value.flaws] == ["/return/1"]
     one = predict(model, x, Asking(members=1).axes(model), parts=("code",))["input"]["code"]
     torch.testing.assert_close(torch.tensor(one), model.networks[1].code(x))
     sampled = predict(model, x, Asking(mode="monte_carlo", samples=5).axes(model), parts=("uncertainty",))["input"]

@@ -180,6 +180,8 @@ def test_noise_that_is_given_is_the_aleatoric_spread(bench: Any) -> None:
     assert found["uncertainty"]["aleatoric_std"] == pytest.approx([50.0] * len(x))
     np.testing.assert_allclose(np.square(found["uncertainty"]["std"]), np.square(found["uncertainty"]["epistemic_std"]) + 2500, rtol=1e-6)
     assert np.array(found["members"]["std"]) == pytest.approx(50.0)
+    nearest_to_all = shown(model, x, level=float(np.nextafter(1, 0)))["interval"]
+    assert np.isfinite(nearest_to_all["lower"] + nearest_to_all["upper"]).all()
     plain, told = inquiry.measure("test", Asking().axes(model)), trained(bench, "diabetes", size=2, epochs=3)[1]
     assert plain["loss"] == told.measure("test", Asking().axes(told.model))["loss"]
     assert "nll_mixture" in plain
@@ -317,6 +319,7 @@ def test_the_report_has_learned_weights_of_every_member(bench: Any) -> None:
     assert found["value"]["weight"] == pytest.approx(math.exp(-sum(each) / 2) / 2)
     assert found["policy"]["members"] == pytest.approx([math.exp(-network.log_variances["policy"].item()) for network in model.networks])
     assert (found["kind"]["weight"], found["kind"]["members"]) == (0.5, None)
+    assert {name: own["decision"] for name, own in found.items()} == {"policy": "argmax", "value": None, "kind": "argmax"}
     measured = inquiry.measure("test", Asking().axes(model))
     s = model.log_variances
     expected = (

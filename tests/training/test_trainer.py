@@ -9,7 +9,7 @@ import pytest
 
 from service.storage.files import Folder
 from workers.children import Trainers
-from workers.messages import DRAIN, STOP, Assignment, Checkpointed, Done, Drained, Metrics, Progress
+from workers.messages import DRAIN, STOP, Assignment, Checkpointed, Done, Drained, Failed, Metrics, Progress
 from workers.supervisor import ENTRY, PRELOAD
 
 Work = Callable[..., list[Any]]
@@ -70,6 +70,25 @@ def test_a_stop_before_any_epoch_publishes_nothing(work: Work) -> None:
     cut = [work("train", member, orders=[STOP + "user_stop"])[-1].result for member in range(2)]
     done = work("publish", 2, results=cut)[-1].result
     assert (done["model"], done["best"], done["stop_reason"]) == (None, None, "user_stop")
+
+
+def test_rows_without_what_is_monitored_are_named(bench: Any, trainers: Trainers, tmp_path: Path) -> None:
+    """Of a job that was accepted by somebody who did not look: the failure says what is not there."""
+    rows = range(40)
+    labels = ["" if 30 <= row < 36 else "ab"[row % 2] for row in rows]
+    name = bench.table("unlabelled", {"a": list(rows), "y": labels})
+    spec = bench.material("unlabelled", split={"test_rows": list(range(36, 40))}, early_stopping=None).spec.dump()
+    spec |= {"early_stopping": {"monitor": "y.auroc"}, "split": {"validation_rows": list(range(30, 36)), "test": 0.1}}
+    shutil.copytree(bench.folder / name, tmp_path / "datasets" / "ds_unlabelled")
+    told = Assignment("job_y", 0, "train", 1, (0,), spec, "ds_unlabelled", "jobs/job_y/0", "mdl_y", Folder(tmp_path))
+    trainer, found = trainers.start(told), list[Any]()
+    while not trainer.silent:
+        found += trainer.receive(1.0)
+    trainer.end()
+    assert isinstance(found[-1], Failed)
+    assert not found[-1].retryable
+    assert found[-1].error["type"] == "/problems/inconsistent-spec"
+    assert "auroc is not defined on the 6 validation rows: none of them has a label of 'y'" in found[-1].error["detail"]
 
 
 def test_a_drain_leaves_a_checkpoint(work: Work) -> None:

@@ -222,6 +222,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"regularizers": [{**L0, "layers": ["hidden.*"]}], "init": {"model": "before", "freeze": ["hidden.1"]}},
         "/regularizers/0",
     ),
+    "gates on nothing that learns": (
+        {"regularizers": [{**L0, "layers": ["hidden.1"]}], "init": {"model": "before", "freeze": ["hidden.1"]}},
+        "/regularizers/0",
+    ),
     "gates twice": ({"regularizers": [L0, {**L0, "layers": ["hidden.0"]}]}, "/regularizers/1"),
     "more weights than there are": (
         {"regularizers": [{"type": "l0", "method": "projection", "keep": 10**6}]},

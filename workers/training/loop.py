@@ -135,7 +135,7 @@ def _decide(run: Run, task: Task, place: int, values: Values) -> None:
     if member.reason is None and run.step >= task.steps:
         member.reason = "epochs" if run.epoch >= task.spec.epochs else "max_steps"
     if member.reason is not None and not member.best and watched is not None:
-        raise Diverged(f"{watched} of member {member.number} was never a finite number; nothing is worth keeping.")
+        raise Diverged(f"{watched} of member {member.number} was never a finite number; lower the learning rate.")
 
 
 def _keep_last(run: Run, place: int) -> None:

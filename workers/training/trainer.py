@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from service.checks import refuse
 from service.data.columns import stored
 from service.errors import TemperError
 from service.inference.material import prepare
 from service.inference.sources import read_sources
+from service.label_checks import unlabelled
 from service.spec import TrainSpec
 from workers.messages import Assignment, Done, Drained, Failed, Progress
 from workers.training.link import Link
@@ -72,6 +74,7 @@ def _run(assignment: Assignment, link: Link) -> Done | Drained:
         return publish(assignment, link)
     spec = TrainSpec.model_validate(assignment.spec)
     material = prepare(spec, stored(assignment.store, assignment.dataset_id), read_sources(spec, assignment.store))
+    refuse(unlabelled(spec, material.targets, material.labels, material.parts))  # whoever accepted the job may not have looked
     return Shard(assignment, material, link, device_of(spec.device)).run()
 
 

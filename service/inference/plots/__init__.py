@@ -8,13 +8,22 @@ import torch
 from service.inference.measuring import Inquiry
 from service.inference.plots.augmentation import augmentation
 from service.inference.plots.averages import dropout_error, ensemble_error
-from service.inference.plots.calibration import coverage, reliability
+from service.inference.plots.calibration import coverage, quantile_coverage, reliability
 from service.inference.plots.confusion import confusion_matrix
 from service.inference.plots.curves import Histories, learning_curves
 from service.inference.pools import Classes
 from service.inference.report import default_axes
 
-__all__ = ["all_plots", "confusion_matrix", "coverage", "dropout_error", "ensemble_error", "learning_curves", "reliability"]
+__all__ = [
+    "all_plots",
+    "confusion_matrix",
+    "coverage",
+    "dropout_error",
+    "ensemble_error",
+    "learning_curves",
+    "quantile_coverage",
+    "reliability",
+]
 
 
 def all_plots(
@@ -52,6 +61,9 @@ def _calibration(inquiry: Inquiry) -> bytes | None:
         if not target.calibrates:
             return None
         return reliability(answer.probabilities.numpy(), material.labels[target.name][torch.from_numpy(test)].numpy())
+    truth = material.truth(target, test)
+    if answer.quantiles is not None:
+        return quantile_coverage(answer.quantiles.numpy(), target.quantiles or (), truth)
     # The spread that `interval` of a prediction uses: of what is known, noise and members.
     std = answer.variance.sqrt().numpy() if answer.variance is not None else None
-    return coverage(answer.mean.numpy(), std, material.truth(target, test))
+    return coverage(answer.mean.numpy(), std, truth)

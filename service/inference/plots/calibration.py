@@ -1,5 +1,6 @@
 """Whether a model knows how sure it may be: reliability of probabilities, coverage of intervals."""
 
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -73,16 +74,35 @@ def coverage(mean: Floats, std: Floats | None, truth: Floats) -> bytes | None:
     distance = np.abs(truth[known] - mean[known])
     reach = np.array([NormalDist().inv_cdf(0.5 + level / 2) for level in LEVELS])
     observed = np.array([(distance <= own * std[known]).mean() for own in reach])  # level by level: rows may be large
-    chance = 1.96 * np.sqrt(LEVELS * (1 - LEVELS) / rows)
+    title = f"Coverage · 90 % intervals hold {observed[-2]:.0%} of {rows} rows"
+    return _against(LEVELS, observed, rows, title, ("level of the interval", "share of rows inside"))
+
+
+def quantile_coverage(said: Floats, shares: Sequence[float], truth: Floats) -> bytes | None:
+    """The share of rows at or below each answered quantile [N, D, Q], over all D, against its own; None where no truth is known."""
+    known = ~np.isnan(truth).any(axis=1)
+    rows = int(known.sum())
+    if not rows:
+        return None
+    observed = np.array([(truth[known] <= said[known][..., place]).mean() for place in range(len(shares))])
+    furthest = int(np.abs(observed - shares).argmax())
+    title = f"Coverage · at or below the {shares[furthest]:g} quantile lie {observed[furthest]:.0%} of {rows} rows"
+    return _against(np.array(shares), observed, rows, title, ("quantile", "share of rows at or below"))
+
+
+def _against(levels: Floats, observed: Floats, rows: int, title: str, labels: tuple[str, str]) -> bytes:
+    """Shares of so many rows against those that were meant, with what chance does to them."""
+    every = np.linspace(0, 1, 101)
+    chance = 1.96 * np.sqrt(every * (1 - every) / rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.fill_between(LEVELS, LEVELS - chance, LEVELS + chance, color=INK, alpha=0.2, linewidth=0, label="chance, 95 %")
+        axes.fill_between(every, every - chance, every + chance, color=INK, alpha=0.2, linewidth=0, label="chance, 95 %")
         diagonal(axes, "calibrated")
-        axes.plot(LEVELS, observed, "o-", color=BLUE, markersize=3.5, linewidth=1.6, label="observed", gid="observed")
+        axes.plot(levels, observed, "o-", color=BLUE, markersize=3.5, linewidth=1.6, label="observed", gid="observed")
         unit_square(axes)
-        axes.set(xlabel="level of the interval", ylabel="share of rows inside", aspect="equal")
-        axes.set_title(f"Coverage · 90 % intervals hold {observed[-2]:.0%} of {rows} rows")
+        axes.set(xlabel=labels[0], ylabel=labels[1], aspect="equal")
+        axes.set_title(title)
         axes.legend(loc="upper left")
 
     return picture(draw, height=4.2)
