@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from service.inference.report_page import short
 from service.inference.report_tables import COLUMNS, named_targets
 from service.inference.robustness_result import interval
 
@@ -31,7 +32,7 @@ def card(model: Found, measured: Found) -> bytes:
         "Results": _results(model["spec"], measured),
         "Robustness": _robustness(measured.get("robustness")),
         "Limits": [f"- {line}" for line in _limits(model, measured)],
-        "Specification": ["```json", orjson.dumps(model["spec"], option=orjson.OPT_INDENT_2).decode().translate(MARKUP), "```"],
+        "Specification": ["```json", orjson.dumps(short(model["spec"]), option=orjson.OPT_INDENT_2).decode().translate(MARKUP), "```"],
     }
     lines = [f"# {plain(model['name'])}, version {model['version']}"]
     for head, content in sections.items():

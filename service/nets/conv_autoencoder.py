@@ -167,15 +167,15 @@ class ConvCoder(Trunk):
         return x if self.code is None else exported(self.code, graph, x), kept
 
     def exported_decoding(self, graph: Graph, features: str, kept: list[str]) -> str:
-        layers, x = list(self.decoder), features
+        ups, x = (layer for layer in self.decoder if isinstance(layer, TransposedConvolution)), features
         if self.code is not None:
-            x = graph.add("Relu", exported(layers.pop(0), graph, x))
+            x = graph.add("Relu", exported(self.decoder[0], graph, x))
         x = graph.reshaped(x, *self.map)
         for i in reversed(range(len(self.encoder))):
             if self.pools:
                 x = exported_unpooling(graph, x, kept[2 * i : 2 * i + 2])
-            if i and isinstance(layer := layers.pop(0), TransposedConvolution):
-                x = graph.add("Relu", layer.exported(graph, x, self.extents[i]))
+            if i:
+                x = graph.add("Relu", next(ups).exported(graph, x, self.extents[i]))
         return x
 
     def head(self, task: str, outputs: int, *, how: str, generator: torch.Generator | None) -> nn.Module:

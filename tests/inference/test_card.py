@@ -63,6 +63,13 @@ def test_nothing_of_the_users_is_markup() -> None:
     assert "`" not in fenced
 
 
+def test_a_long_list_of_rows_is_not_shown() -> None:
+    split = {"test_rows": list(range(5000)), "seed": 0}
+    said = text({"spec": {**ROW["spec"], "split": split}})
+    assert "5,000 in all" in said
+    assert "4999" not in said
+
+
 def test_robustness_comes_with_its_intervals() -> None:
     said = text(measured={"robustness": ROBUST})
     assert "| pgd | 0.5 | 0.4 | 0.23 | 0.59 |" in said

@@ -37,35 +37,35 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"mlp {name}": ("digits", {"architecture": {**MLP, "activation": name, "bias": False}}) for name in ACTIVATIONS},
     "mlp residual": ("digits", {"architecture": {**MLP, "hidden": [9] * 5, "residual": True, "batch_norm": True, "logit_scale": 2.5}}),
     "mlp shared": ("digits", {"architecture": {**MLP, "hidden": [12] * 3}, "regularizers": [{"type": "share", "layers": ["hidden.[12]"]}]}),
-    "per feature": ("waves", {"architecture": MLP, "preprocessing": {"per": "feature", "normalize": "minmax"}}),
+    "per feature": ("onnx_waves", {"architecture": MLP, "preprocessing": {"per": "feature", "normalize": "minmax"}}),
     "cnn": ("digits", {"architecture": {"type": "cnn", "channels": [4, 6], "hidden": [12], "batch_norm": True, "activation": "silu"}}),
     "cnn even": ("photos", {"architecture": {"type": "cnn", "channels": [4], "kernel": 4, "stride": 2, "pool": "average", "hidden": []}}),
-    "cnn of sequences": ("waves", {"architecture": {"type": "cnn", "channels": [4, 4], "pool": "average"}}),
-    "cnn of colours": ("colours", {"architecture": {"type": "cnn", "channels": [4], "kernel": 2, "pool": "none"}}),
+    "cnn of sequences": ("onnx_waves", {"architecture": {"type": "cnn", "channels": [4, 4], "pool": "average"}}),
+    "cnn of colours": ("onnx_colours", {"architecture": {"type": "cnn", "channels": [4], "kernel": 2, "pool": "none"}}),
     "resnet": ("digits", {"architecture": {"type": "resnet", "depth": 8, "width": 4}}),
-    "resnet of sequences": ("waves", {"architecture": {"type": "resnet", "depth": 8, "width": 4}}),
+    "resnet of sequences": ("onnx_waves", {"architecture": {"type": "resnet", "depth": 8, "width": 4}}),
     "preactivation": ("digits", {"architecture": {"type": "resnet", "depth": 8, "width": 4, "block": "preactivation"}}),
-    "bottleneck": ("colours", {"architecture": {"type": "resnet", "depth": 11, "width": 2, "block": "bottleneck"}}),
+    "bottleneck": ("onnx_colours", {"architecture": {"type": "resnet", "depth": 11, "width": 2, "block": "bottleneck"}}),
     "plain twin": ("digits", {"architecture": {"type": "resnet", "depth": 8, "width": 4, "residual": False}}),
     "autoencoder": ("digits", {"architecture": {"type": "autoencoder", "hidden": [9], "code": 4, "tied": True}, "targets": BOTH}),
     "autoencoder untied": ("digits", {"architecture": {"type": "autoencoder", "hidden": [9], "code": 4, "activation": "tanh"}}),
     **{f"convolution of {k}": ("digits", {"architecture": {**CODE, "kernel": k, "code": 5}, "targets": BOTH}) for k in (1, 2, 3, 4, 5)},
-    **{f"sequences by {k}": ("waves", {"architecture": {**CODE, "kernel": k, "tied": True}}) for k in (1, 2, 3, 4, 5)},
-    "unpooling": ("colours", {"architecture": {**CODE, "upsampling": "unpooling", "tied": True, "code": 4}}),
-    "unpooling by 4": ("waves", {"architecture": {**CODE, "upsampling": "unpooling", "kernel": 4}}),
-    "lstm": ("waves", {"architecture": {"type": "recurrent", "hidden": [6, 5]}}),
-    "gru": ("waves", {"architecture": {"type": "recurrent", "cell": "gru", "hidden": [6, 4], "bidirectional": True}}),
-    "rnn": ("waves", {"architecture": {"type": "recurrent", "cell": "rnn", "bidirectional": True}}),
+    **{f"sequences by {k}": ("onnx_waves", {"architecture": {**CODE, "kernel": k, "tied": True}}) for k in (1, 2, 3, 4, 5)},
+    "unpooling": ("onnx_colours", {"architecture": {**CODE, "upsampling": "unpooling", "tied": True, "code": 4}}),
+    "unpooling by 4": ("onnx_waves", {"architecture": {**CODE, "upsampling": "unpooling", "kernel": 4}}),
+    "lstm": ("onnx_waves", {"architecture": {"type": "recurrent", "hidden": [6, 5]}}),
+    "gru": ("onnx_waves", {"architecture": {"type": "recurrent", "cell": "gru", "hidden": [6, 4], "bidirectional": True}}),
+    "rnn": ("onnx_waves", {"architecture": {"type": "recurrent", "cell": "rnn", "bidirectional": True}}),
     "several": ("several", {"architecture": MLP, "targets": [{"name": "policy"}, {"name": "value", "output": "tanh"}, {"name": "kind"}]}),
     "gaussian": ("diabetes", {"architecture": MLP, "targets": [{"name": "target", "loss": "gaussian_nll"}]}),
-    "quantiles": ("pairs", {"architecture": MLP, "targets": [{"name": "y", "loss": "quantile", "quantiles": [0.1, 0.4, 0.6, 0.9]}]}),
-    "noise": ("pairs", {"architecture": MLP, "targets": [{"name": "y", "loss": "huber"}]}),
-    "known noise": ("pairs", {"architecture": MLP, "targets": [{"name": "y", "noise_std": 3.0}]}),
+    "quantiles": ("onnx_pairs", {"architecture": MLP, "targets": [{"name": "y", "loss": "quantile", "quantiles": [0.1, 0.4, 0.6, 0.9]}]}),
+    "noise": ("onnx_pairs", {"architecture": MLP, "targets": [{"name": "y", "loss": "huber"}]}),
+    "known noise": ("onnx_pairs", {"architecture": MLP, "targets": [{"name": "y", "noise_std": 3.0}]}),
     "costs": ("gappy", {**TWO, "targets": [{"name": "kind", "decision": {"costs": [[0, 99], [1, 0]]}}]}),
     "threshold": ("gappy", {**TWO, "targets": [{"name": "kind", "decision": {"threshold": 0.99}}]}),
-    "constant": ("fixed", {"architecture": {"type": "autoencoder", "hidden": [], "code": 2}}),
+    "constant": ("onnx_fixed", {"architecture": {"type": "autoencoder", "hidden": [], "code": 2}}),
     "constant original": (
-        "fixed",
+        "onnx_fixed",
         {"architecture": {"type": "autoencoder", "code": 2}, "targets": [{"name": "input", "loss": "mse_original"}]},
     ),
 }  # fmt: skip
@@ -76,11 +76,11 @@ def datasets(bench: Any) -> Any:
     """The bench, with all that the jobs are of."""
     stream = np.random.default_rng(0)
     x = stream.normal(size=(60, 9, 3)).astype(np.float32)
-    bench.arrays("waves", x=x, y=np.where(x[:, :, 0].sum(1) > 0, "up", "down"))
-    bench.arrays("colours", x=stream.integers(0, 256, size=(40, 7, 6, 3)).astype(np.uint8), y=np.arange(40) % 3)
+    bench.arrays("onnx_waves", x=x, y=np.where(x[:, :, 0].sum(1) > 0, "up", "down"))
+    bench.arrays("onnx_colours", x=stream.integers(0, 256, size=(40, 7, 6, 3)).astype(np.uint8), y=np.arange(40) % 3)
     rows = stream.normal(size=(60, 4)).astype(np.float32)
-    bench.arrays("pairs", x=rows, y=100 + 20 * rows[:, :2])
-    bench.table("fixed", {"a": rows[:, 0].tolist(), "same": [0.1] * 60, "b": rows[:, 1].tolist(), "c": rows[:, 2].tolist()})
+    bench.arrays("onnx_pairs", x=rows, y=100 + 20 * rows[:, :2])
+    bench.table("onnx_fixed", {"a": rows[:, 0].tolist(), "same": [0.1] * 60, "b": rows[:, 1].tolist(), "c": rows[:, 2].tolist()})
     bench.several()
     bench.photos()
     bench.gappy()
@@ -240,7 +240,7 @@ def test_rows_of_a_table_go_in_as_they_are(bench: Any, features: dict[str, Any])
     """Numbers with NaN, and texts, of which some were never seen and some are missing."""
     whole = features.get("missing") == "error"
     table = {name: [value for value in column if value is not None][:70] for name, column in TABLE.items()} if whole else TABLE
-    name = bench.table("whole" if whole else "mixed", table, targets=["y"])
+    name = bench.table("onnx_whole" if whole else "onnx_mixed", table, targets=["y"])
     material = bench.material(name, architecture=MLP, features=features)
     model = Model(material.spec, material.encoding, material.classes, (serving(material.initial(0)),), 0)
     inputs = material.encoding.inputs
@@ -269,7 +269,7 @@ def test_rows_of_a_table_go_in_as_they_are(bench: Any, features: dict[str, Any])
 def test_missing_entries_of_arrays_are_filled_inside(bench: Any) -> None:
     x = np.random.default_rng(0).normal(3.0, 1.0, size=(50, 4, 2)).astype(np.float32)
     x[::4, 1, 0] = np.nan
-    material = bench.material(bench.arrays("holes", x=x, y=np.arange(50) % 2), architecture=MLP)
+    material = bench.material(bench.arrays("onnx_holes", x=x, y=np.arange(50) % 2), architecture=MLP)
     model = Model(material.spec, material.encoding, material.classes, (serving(material.initial(0)),), 0)
     same(run(exported(model), input=x[:9]), model, torch.from_numpy(material.encoding.array.filled(x[:9])))
 
