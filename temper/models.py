@@ -37,7 +37,7 @@ class Model(Stored[R]):
     def predict(self, rows: Any, /, *, mode: str | None = None, returns: Sequence[str] | None = None, **options: Any) -> Steps[Prediction]:
         """Predictions for rows: an array with the row first, or a list of objects keyed by field; NaN means missing.
 
-        `options` are the request's other fields: samples, seed, members, dropout, combine, level.
+        `options` are the request's other fields: samples, seed, members, dropout, combine, level, false_alarm_rate.
         """
         body = {"inputs": as_json(rows), **given({"mode": mode, "return": returns}), **as_json(options)}
         return Prediction((yield from post(f"{PATH}/{self.id}/predict", body)))
@@ -56,7 +56,7 @@ class Model(Stored[R]):
 
     @operation
     def download(self, name: str, to: str | Path) -> Steps[Path]:
-        """Writes one of the model's files (`report.html`, `model.safetensors`, `spec.json`, …) to a path, which is returned."""
+        """Writes one of the model's files (`report.html`, `model.onnx`, `card.md`, `model.safetensors`, …) to a path, which is returned."""
         place = "report.html" if name == "report.html" else f"files/{name}"
         response = yield from exchange(Send("GET", f"{PATH}/{self.id}/{place}", repeatable=True, timeout_s=600))
         path = Path(to)

@@ -24,6 +24,8 @@ class Target:
         """Of a reconstruction: the code of each row."""
         self.error = _array(data.get("error"))
         """Of a reconstruction: each row's squared error in the inputs' unit."""
+        self.anomaly = _arrays(data.get("anomaly"))
+        """Of a reconstruction: which rows are `anomalous`, with the `threshold` of `error` and its `false_alarm_rate`."""
 
 
 class Prediction:
@@ -41,6 +43,7 @@ class Prediction:
         self.members = first.members
         self.code = first.code
         self.error = first.error
+        self.anomaly = first.anomaly
 
     @property
     def mode(self) -> str:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up; a module imports from its own layer and those before it.
 LAYERS = (
-    tuple(f"service.{name}" for name in ("values", "blocks", "errors", "settings", "seeds", "flaws", "json_text", "lifeline")),
+    tuple(f"service.{name}" for name in ("values", "blocks", "errors", "settings", "seeds", "flaws", "json_text", "lifeline", "onnx")),
     ("service.logs", "service.tracing"),
     ("service.tricks", "service.storage", "service.data", "migrations"),
     ("service.nets",),

@@ -50,6 +50,8 @@ class Settled(Value):
     """The least probability of the second class, where a decision asks for it."""
     noise_std: Annotated[tuple[float, ...], ITEMS] | None = None
     """Observation noise of each number, in the target's unit."""
+    errors: Annotated[tuple[float, ...], ITEMS] | None = None
+    """Of a reconstruction the errors of validation rows, ascending."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from service.errors import invalid, unavailable
+from service.inference.alarms import RATE, anomalies
 from service.inference.asking import ask
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
@@ -18,7 +19,9 @@ from service.tricks.choices import AtMost
 from service.tricks.modes import Asking, Axes
 from service.values import ITEMS
 
-Part = Literal["probabilities", "uncertainty", "members", "logits", "interval", "code", "error"]
+Part = Literal["probabilities", "uncertainty", "members", "logits", "interval", "code", "error", "anomaly"]
+REBUILT = {"code": "a code", "error": "errors", "anomaly": "anomalies"}
+"""What only a reconstruction has."""
 Names = tuple[str, ...]
 Form = Callable[[Tensor | None], list[Any] | None]
 
@@ -30,13 +33,17 @@ class PredictRequest(Asking):
 
     inputs: list[Any]
     """Rows: arrays in the signature's order or objects by field name."""
-    parts: Annotated[Annotated[tuple[Part, ...], ITEMS, AtMost(7)] | None, Field(alias="return")] = None
+    parts: Annotated[Annotated[tuple[Part, ...], ITEMS, AtMost(8)] | None, Field(alias="return")] = None
     """What the answer says besides the prediction."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Of the interval."""
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = RATE
+    """Of anomalies: the share of rows like the training rows that may be taken for them."""
 
 
-def predict(model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None = None, level: float = 0.9) -> dict[str, Any]:
+def predict(
+    model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None = None, level: float = 0.9, false_alarm_rate: float = RATE
+) -> dict[str, Any]:
     """The `targets` of an answer on encoded rows x [N, ...]; raises Invalid for a row so far out that the arithmetic overflows."""
     _check_parts(model, axes, parts or ())
     answers = ask(model, x, axes, keep=parts is not None and "members" in parts)
@@ -46,8 +53,11 @@ def predict(model: Model, x: Tensor, axes: Axes, *, parts: Sequence[Part] | None
         _check_range(answer)
         if isinstance(answer, Numbers) and target.from_inputs:
             said = numbers(answer, _wanted(parts), level, form=partial(numeric, encoding=model.encoding))
-            own = {"prediction": decoded(answer.mean, model.encoding)}
-            own |= {"error": row_errors(answer, model, x, place)} if "error" in _wanted(parts) else {}
+            own: dict[str, Any] = {"prediction": decoded(answer.mean, model.encoding)}
+            if "error" in _wanted(parts) or "anomaly" in _wanted(parts):
+                scores = row_errors(answer, model, x, place)
+                own |= {"error": scores.tolist()} if "error" in _wanted(parts) else {}
+                own |= {"anomaly": anomalies(model, target, axes, scores, false_alarm_rate)} if "anomaly" in _wanted(parts) else {}
             own |= {"code": codes(model, x, axes)} if "code" in _wanted(parts) else {}
             shown[target.name] = said | own
         elif isinstance(answer, Classes) and names is not None:
@@ -75,10 +85,8 @@ def column(values: Tensor | None) -> list[Any] | None:
 def _check_parts(model: Model, axes: Axes, parts: Sequence[str]) -> None:
     """Raises Invalid where the answer should have what only a reconstruction has, ModeUnavailable for codes of several members."""
     for i, part in enumerate(parts):
-        if part in ("code", "error") and not any(target.from_inputs for target in model.spec.targets or ()):
-            raise invalid(
-                f"/return/{i}", "unknown-choice", f"only a model with a reconstruction has {'a code' if part == 'code' else 'errors'}"
-            )
+        if part in REBUILT and not any(target.from_inputs for target in model.spec.targets or ()):
+            raise invalid(f"/return/{i}", "unknown-choice", f"only a model with a reconstruction has {REBUILT[part]}")
         if part == "code" and len(axes.members) > 1:
             message = 'Every member has a code of its own, with its own axes; ask one, as with "members": "best".'
             raise unavailable(f"/return/{i}", message)

@@ -52,10 +52,10 @@ def _likeliest(block: Tensor, column: CategoricalInput) -> list[str | None]:
     return [column.categories[i] if i < len(column.categories) else None for i in block.argmax(-1).tolist()]
 
 
-def row_errors(answer: Numbers, model: Model, x: Tensor, place: int) -> list[float]:
-    """Squared errors of rows x in the inputs' own unit, means over entries; the target is at that place."""
+def row_errors(answer: Numbers, model: Model, x: Tensor, place: int) -> Tensor:
+    """Squared errors [N] of rows x in the inputs' own unit, means over entries; the target is at that place."""
     std = model.networks[0].units[place].std.double()
-    return list(errors(answer.mean, x.flatten(1).double(), std)[1].tolist())
+    return errors(answer.mean, x.flatten(1).double(), std)[1]
 
 
 @torch.inference_mode()

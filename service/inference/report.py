@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.inference import report_sparsity
+from service.inference import alarms, report_sparsity
 from service.inference.dropout_report import dropout
 from service.inference.ensemble_report import ensemble
 from service.inference.measuring import Found, Inquiry, jsonable_object, temperature
@@ -40,6 +40,7 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
     return jsonable_object(
         {
             "splits": {name: splits.get(name) for name in ("train", "validation", "test")},
+            "rows": {name: len(inquiry.parts.get(name, ())) for name in ("train", "validation", "test")},
             "modes": _modes(inquiry) if tested else None,
             "uncertainty": _uncertainty(inquiry) if tested else None,
             "members": members,
@@ -123,7 +124,8 @@ def _reconstruction(inquiry: Inquiry, splits: dict[str, Found]) -> dict[str, Any
     if mirrored is None or part is None:
         return None
     prefix = "" if len(inquiry.targets) == 1 else f"{mirrored}."
-    return {"target": mirrored, "split": part, **{name: splits[part][prefix + name] for name in ("error_normalized", "error_original")}}
+    found = {name: splits[part][prefix + name] for name in ("error_normalized", "error_original")}
+    return {"target": mirrored, "split": part, **found, "anomaly": alarms.measured(inquiry)}
 
 
 def _confusion(inquiry: Inquiry, axes: Axes) -> dict[str, Any] | None:

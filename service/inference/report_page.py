@@ -167,16 +167,16 @@ def _layers(about: Found, tied: int) -> Html:
 
 
 def _spec(spec: Found) -> Html:
-    return folded("Spec with all defaults", element("pre", json.dumps(_short(spec), indent=2, ensure_ascii=False), tabindex="0"))
+    return folded("Spec with all defaults", element("pre", json.dumps(short(spec), indent=2, ensure_ascii=False), tabindex="0"))
 
 
-def _short(value: Any) -> Any:
+def short(value: Any) -> Any:
     """A spec with only the first of its row numbers, of which there may be a million."""
     if isinstance(value, dict):
-        return {key: _short(inner) for key, inner in value.items()}
+        return {key: short(inner) for key, inner in value.items()}
     if isinstance(value, list) and len(value) > MOST_LISTED:
         return [*value[:10], f"… {len(value):,} in all"]
-    return [_short(inner) for inner in value] if isinstance(value, list) else value
+    return [short(inner) for inner in value] if isinstance(value, list) else value
 
 
 def unmeasured(measured: Found, spec: Found) -> Sequence[str]:

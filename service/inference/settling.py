@@ -1,4 +1,4 @@
-"""What is chosen on validation rows once the weights are there: the threshold of a decision, and the noise of observations."""
+"""What is taken from validation rows once the weights are there: the threshold of a decision, the noise of observations, errors."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from service.inference.alarms import kept_errors
 from service.inference.measuring import Inquiry
 from service.inference.model import Model, Settled
 from service.inference.pools import Answer, Classes, Numbers
@@ -28,11 +29,14 @@ def settle(inquiry: Inquiry) -> Model:
 
 
 def _open(target: Target) -> bool:
-    return target.noise_std == "validation" or (isinstance(target.decision, Threshold) and target.decision.threshold == "validation")
+    waits = isinstance(target.decision, Threshold) and target.decision.threshold == "validation"
+    return waits or target.noise_std == "validation" or target.from_inputs
 
 
 def _settled(inquiry: Inquiry, target: Target, answer: Answer) -> Settled:
     rows = inquiry.parts["validation"]
+    if target.from_inputs:
+        return Settled(errors=kept_errors(inquiry, target))
     if isinstance(answer, Classes):
         labels = inquiry.material.labels[target.name][torch.from_numpy(rows)].numpy()
         known = labels >= 0

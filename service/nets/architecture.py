@@ -7,8 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.errors import Flaw
+from service.errors import Conflict, Flaw
 from service.nets.base import linear
+from service.onnx.graph import Graph
 from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
 from service.values import Value
 
@@ -59,6 +60,14 @@ class Trunk(nn.Module):
 
     def decode(self, features: Tensor, gate: Gate, kept: list[Tensor] | None = None) -> Tensor:
         """What a reconstruction's head takes: the features themselves, where nothing decodes them."""
+        return features
+
+    def exported(self, graph: Graph, x: str) -> tuple[str, list[str]]:
+        """The ONNX operators of `encode`, weight-scaled, on normalized rows: features, and what `exported_decoding` needs besides."""
+        raise Conflict("not-exportable", f"This release does not write networks of the kind {type(self).__name__} as ONNX.")
+
+    def exported_decoding(self, graph: Graph, features: str, kept: list[str]) -> str:
+        """Those of `decode`."""
         return features
 
     def head(self, task: str, outputs: int, *, how: str, generator: torch.Generator | None) -> nn.Module:

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.nets.activations import ACTIVATIONS, ActivationName
+from service.nets.activations import ACTIVATIONS, ActivationName, exported_activation
 from service.nets.architecture import DECODED, HEADS, Drawing, Trunk, Width
-from service.nets.base import Linear, Transposed, linear
+from service.nets.base import Linear, Transposed, exported, linear
+from service.onnx.graph import Graph
 from service.tricks.choices import AtMost
 from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
@@ -89,6 +90,18 @@ class Coder(Trunk):
         x = features
         for layer, site in zip(self.decoder, self.sites[2 + len(self.encoder) :], strict=True):
             x = gate(self.function(layer(x)), site)
+        return x
+
+    def exported(self, graph: Graph, x: str) -> tuple[str, list[str]]:
+        x = graph.add("Flatten", x)
+        for layer in self.encoder:
+            x = exported_activation(self.activation, graph, exported(layer, graph, x))
+        return exported(self.code, graph, x), []
+
+    def exported_decoding(self, graph: Graph, features: str, kept: list[str]) -> str:
+        x = features
+        for layer in self.decoder:
+            x = exported_activation(self.activation, graph, exported(layer, graph, x))
         return x
 
     def head(self, task: str, outputs: int, *, how: str, generator: torch.Generator | None) -> nn.Module:

@@ -6,11 +6,14 @@ Layers work for one member and for a stack of K: the parameters of a stack have 
 the features [K, N, F] that it computes. Features without that axis are the same for all members.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from service.errors import Conflict
+from service.onnx.graph import Graph
 
 
 class LayerInfo(NamedTuple):
@@ -20,6 +23,31 @@ class LayerInfo(NamedTuple):
     type: str
     shape: tuple[int, ...]
     parameters: int
+
+
+@runtime_checkable
+class Exported(Protocol):
+    """A layer that can be written as ONNX."""
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """The operators of `forward` in evaluation, of one network; the name of what they give."""
+        ...
+
+
+def exported(layer: nn.Module, graph: Graph, x: str) -> str:
+    """A layer's operators; raises Conflict where it has none."""
+    if isinstance(layer, nn.Sequential):
+        for part in layer:
+            x = exported(part, graph, x)
+        return x
+    if not isinstance(layer, Exported):
+        raise Conflict("not-exportable", f"This release does not write layers of the kind {type(layer).__name__} as ONNX.")
+    return layer.exported(graph, x)
+
+
+def held(graph: Graph, *tensors: Tensor | None) -> list[str]:
+    """Tensors as constants, those that are there."""
+    return [graph.constant(tensor.detach().cpu().numpy()) for tensor in tensors if tensor is not None]
 
 
 def initialize(layer: nn.Linear | nn.Conv1d | nn.Conv2d, how: str, generator: torch.Generator) -> None:
@@ -58,6 +86,10 @@ class Linear(nn.Linear):
         product = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
         return product if x.ndim <= 3 else product.view(*x.shape[:-1], outputs)
 
+    def exported(self, graph: Graph, x: str) -> str:
+        """[N, outputs] of [N, inputs]."""
+        return graph.add("Gemm", x, *held(graph, self.weight, self.bias), transB=1)
+
     def _only(self, rows: Tensor, weight: Tensor) -> Tensor:
         """One column of the only member that is left, beside a copy of itself: alone it is another kernel's, which rounds otherwise."""
         rows, weight = rows.expand(2, -1, -1), weight.expand(2, -1, -1)
@@ -82,6 +114,12 @@ class BatchNorm(nn.BatchNorm1d):
         side_by_side = x.flatten(1, -2).transpose(0, 1)  # [N, K, F]: a member's features are channels of their own
         normed = self._normalized(side_by_side.flatten(1)).view_as(side_by_side)
         return normed.transpose(0, 1).view(x.shape)
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """Normalized features [N, C, ..]."""
+        return graph.add(
+            "BatchNormalization", x, *held(graph, self.weight, self.bias, self.running_mean, self.running_var), epsilon=self.eps
+        )
 
     def _normalized(self, x: Tensor) -> Tensor:
         learns = self.training and len(x) > 1 and self.weight.requires_grad
@@ -126,3 +164,7 @@ class Transposed(nn.Module):
             return F.linear(x, weight.mT, self.bias)
         rows = x.flatten(1, -2)
         return torch.baddbmm(self.bias.unsqueeze(1), rows, weight).view(*x.shape[:-1], self.out_features)
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """[N, outputs] of [N, inputs]."""
+        return graph.add("Gemm", x, *held(graph, self._source[0].weight, self.bias))

@@ -10,10 +10,23 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.errors import Flaw
-from service.nets.activations import ACTIVATIONS, ActivationName
+from service.nets.activations import ACTIVATIONS, ActivationName, exported_activation
 from service.nets.architecture import Drawing, Trunk, Width
-from service.nets.convolution import ChannelNorm, Kernel, Space, Start, convolution, drop_channels, extents_after, pool, spatial
+from service.nets.base import exported
+from service.nets.convolution import (
+    ChannelNorm,
+    Kernel,
+    Space,
+    Start,
+    convolution,
+    drop_channels,
+    exported_pool,
+    extents_after,
+    pool,
+    spatial,
+)
 from service.nets.mlp import MLP
+from service.onnx.graph import Graph
 from service.tricks.choices import AtMost
 from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
@@ -123,6 +136,12 @@ class Convolutional(Trunk):
         features: Tensor = self.behind(x.flatten(-self.space.axes - 1), gate)
         return features
 
+    def exported(self, graph: Graph, x: str) -> tuple[str, list[str]]:
+        x = self.space.exported(graph, x)
+        for stage in self.conv:
+            x = exported(stage, graph, x)
+        return self.behind.exported(graph, x)
+
     def linears(self) -> dict[str, nn.Module]:
         return {**{f"conv.{i}": stage for i, stage in enumerate(self.conv)}, **self.behind.linears()}
 
@@ -151,9 +170,15 @@ class Stage(nn.Module):
         super().__init__()
         self.conv = convolution(start, inputs, outputs, Kernel(spec.kernel, spec.stride), bias=not spec.batch_norm)
         self.norm = ChannelNorm(outputs, start.axes) if spec.batch_norm else None
-        self.function, self.pooling, self.axes = ACTIVATIONS[spec.activation], spec.pool, start.axes
+        self.function, self.activation, self.pooling, self.axes = ACTIVATIONS[spec.activation], spec.activation, spec.pool, start.axes
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [.., N, C, *S] of [.., N, C', *S']."""
         x = self.conv(x)
         return pool(self.function(x if self.norm is None else self.norm(x)), self.pooling, self.axes)
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """Features [N, C, *S]."""
+        x = exported(self.conv, graph, x)
+        x = x if self.norm is None else self.norm.exported(graph, x)
+        return exported_pool(graph, exported_activation(self.activation, graph, x), self.pooling, self.axes)

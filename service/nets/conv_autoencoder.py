@@ -12,9 +12,18 @@ from torch import Tensor, nn
 
 from service.errors import Flaw
 from service.nets.architecture import Drawing, Trunk, Width
-from service.nets.base import Transposed, linear
+from service.nets.base import Transposed, exported, linear
 from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, convolution, drop_channels, extents_after, spatial
-from service.nets.upsampling import Painter, TransposedConvolution, checkerboard, max_pool, unpool
+from service.nets.upsampling import (
+    Painter,
+    TransposedConvolution,
+    checkerboard,
+    exported_max_pool,
+    exported_unpooling,
+    max_pool,
+    unpool,
+)
+from service.onnx.graph import Graph
 from service.tricks.choices import AtMost
 from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
@@ -144,6 +153,29 @@ class ConvCoder(Trunk):
                 x = unpool(x, _fitting(switches[i], x), extents_after(self.extents[i], self.kernel))
             if i:
                 x = F.relu(layers.pop(0)(x, self.extents[i]))
+        return x
+
+    def exported(self, graph: Graph, x: str) -> tuple[str, list[str]]:
+        kept: list[str] = []
+        x = self.space.exported(graph, x)
+        for layer in self.encoder:
+            x = graph.add("Relu", exported(layer, graph, x))
+            if self.pools:
+                x, own = exported_max_pool(graph, x, self.space.axes)
+                kept += own
+        x = graph.add("Flatten", x)
+        return x if self.code is None else exported(self.code, graph, x), kept
+
+    def exported_decoding(self, graph: Graph, features: str, kept: list[str]) -> str:
+        ups, x = (layer for layer in self.decoder if isinstance(layer, TransposedConvolution)), features
+        if self.code is not None:
+            x = graph.add("Relu", exported(self.decoder[0], graph, x))
+        x = graph.reshaped(x, *self.map)
+        for i in reversed(range(len(self.encoder))):
+            if self.pools:
+                x = exported_unpooling(graph, x, kept[2 * i : 2 * i + 2])
+            if i:
+                x = graph.add("Relu", next(ups).exported(graph, x, self.extents[i]))
         return x
 
     def head(self, task: str, outputs: int, *, how: str, generator: torch.Generator | None) -> nn.Module:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.errors import Flaw
-from service.nets.base import BatchNorm, initialize
+from service.nets.base import BatchNorm, held, initialize
+from service.onnx.graph import Graph
 from service.tricks.dropout import Gate, Site, Watcher
 
 
@@ -34,6 +35,12 @@ class Space:
     def channels_first(self, x: Tensor) -> Tensor:
         """Rows [.., N, *shape] as [.., N, C, *S]; a view, which convolutions take as they take channels last."""
         return x.unsqueeze(-self.axes - 1) if self._grey else x.movedim(-1, -self.axes - 1)
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """The operator of `channels_first`."""
+        if self._grey:
+            return graph.add("Unsqueeze", x, graph.numbers(1))
+        return graph.add("Transpose", x, perm=(0, self.axes + 1, *range(1, self.axes + 1)))
 
     def gated(self, x: Tensor, gate: Gate, site: Site) -> Tensor:
         """Rows [.., N, *shape] whose entries are the site's units, gated."""
@@ -71,12 +78,25 @@ class Conv1d(_Unset, nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         return on_rows(super().forward, x, 1)
 
+    def exported(self, graph: Graph, x: str) -> str:
+        """[N, C, T'] of [N, C', T]."""
+        return _exported(self, graph, x)
+
 
 class Conv2d(_Unset, nn.Conv2d):
     """nn.Conv2d of features [.., N, C, H, W]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return on_rows(super().forward, x, 2)
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """[N, C, H', W'] of [N, C', H, W]."""
+        return _exported(self, graph, x)
+
+
+def _exported(layer: nn.Conv1d | nn.Conv2d, graph: Graph, x: str) -> str:
+    strides, pads = tuple(layer.stride), tuple(int(width) for width in layer.padding)
+    return graph.add("Conv", x, *held(graph, layer.weight, layer.bias), strides=strides, pads=(*pads, *pads))
 
 
 class Kernel(NamedTuple):
@@ -113,6 +133,11 @@ class Pad(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x, self.widths)
 
+    def exported(self, graph: Graph, x: str) -> str:
+        """The same zeros."""
+        before, after = self.widths[0::2], self.widths[1::2]
+        return graph.add("Pad", x, graph.numbers(0, 0, *before, 0, 0, *after))
+
 
 class ChannelNorm(BatchNorm):
     """Batch norm of features [.., N, C, *S] over rows and space (Ioffe and Szegedy 2015, section 3.2)."""
@@ -144,6 +169,12 @@ def pool(x: Tensor, kind: str, axes: int) -> Tensor:
     if axes == 1:
         return on_rows(lambda rows: F.max_pool1d(rows, 2) if kind == "max" else F.avg_pool1d(rows, 2), x, 1)
     return on_rows(lambda rows: F.max_pool2d(rows, 2) if kind == "max" else F.avg_pool2d(rows, 2), x, 2)
+
+
+def exported_pool(graph: Graph, x: str, kind: str, axes: int) -> str:
+    """The operator of `pool`."""
+    windows: dict[str, tuple[int, ...]] = {"kernel_shape": (2,) * axes, "strides": (2,) * axes}
+    return x if kind == "none" else graph.add("MaxPool" if kind == "max" else "AveragePool", x, **windows)
 
 
 def toeplitz_entries(layer: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> int:

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.nets.activations import ACTIVATIONS, ActivationName
+from service.nets.activations import ACTIVATIONS, ActivationName, exported_activation
 from service.nets.architecture import HEADS, Drawing, Trunk, Width
-from service.nets.base import BatchNorm, linear
+from service.nets.base import BatchNorm, exported, linear
+from service.onnx.graph import Graph
 from service.tricks.choices import AtMost, refuse
 from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
@@ -91,7 +92,7 @@ class Layer(nn.Module):
         super().__init__()
         self.linear = linear(inputs, outputs, bias=spec.bias, how=spec.init, generator=generator)
         self.norm = BatchNorm(outputs) if spec.batch_norm else None
-        self.activation = ACTIVATIONS[spec.activation]
+        self.activation, self.name = ACTIVATIONS[spec.activation], spec.activation
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """Features [.., N, F]; a residual input is added before the activation."""
@@ -99,6 +100,12 @@ class Layer(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         return self.activation(x if skip is None else x + skip)
+
+    def exported(self, graph: Graph, x: str, skip: str | None = None) -> str:
+        """Features [N, F]."""
+        x = exported(self.linear, graph, x)
+        x = x if self.norm is None else self.norm.exported(graph, x)
+        return exported_activation(self.name, graph, x if skip is None else graph.add("Add", x, skip))
 
 
 class Perceptron(Trunk):
@@ -126,6 +133,18 @@ class Perceptron(Trunk):
             if i % 2 == 0:
                 skip = x
         return x
+
+    def exported(self, graph: Graph, x: str) -> tuple[str, list[str]]:
+        skip = x = graph.add("Flatten", x)
+        for i, layer in enumerate(self.layers()):
+            x = layer.exported(graph, x, skip if self.residual and i > 0 and i % 2 == 0 else None)
+            if i % 2 == 0:
+                skip = x
+        return x, []
+
+    def layers(self) -> list[Layer]:
+        """The hidden layers in forward order."""
+        return [layer for layer in self.hidden if isinstance(layer, Layer)]
 
     def linears(self) -> dict[str, nn.Module]:
         return {f"hidden.{i}": layer for i, layer in enumerate(self.hidden)}

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from service.nets import Architecture, forms
-from service.nets.base import BatchNorm, LayerInfo, Linear, Transposed
+from service.nets.base import BatchNorm, LayerInfo, Linear, Transposed, exported, held
 from service.nets.gates import Gated
 from service.nets.upsampling import Painter, TransposedConvolution
+from service.onnx.graph import Graph
 from service.tricks.dropout import SCALED, Gate, Site
 from service.tricks.multitask import Distribution, LearnedWeight, Reconstruction, Target
 from service.tricks.normalization import Normalize
@@ -78,6 +79,28 @@ class Network(nn.Module):
             else:
                 said[target.name] = self._finished(target, head(features))
         return said
+
+    def exported(self, graph: Graph, x: str) -> tuple[str, dict[str, str]]:
+        """The ONNX operators of `forward`, weight-scaled, on rows x [N, ...]: features, and raw outputs by target."""
+        z = self.preprocess.exported(graph, x)
+        if self.reads is not None:
+            z = graph.add("Gather", graph.add("Flatten", z), *held(graph, self.reads), axis=1)
+        features, kept = self.trunk.exported(graph, z)
+        said: dict[str, str] = {}
+        for target, head, scale in zip(self.spec.targets, self.heads, self._units, strict=True):
+            if isinstance(target, Reconstruction):
+                raw = exported(head, graph, self.trunk.exported_decoding(graph, features, kept))
+                said[target.name] = graph.add("Mul", raw, *held(graph, target.factor(scale.std)))
+            else:
+                said[target.name] = self._exported_end(target, graph, exported(head, graph, features))
+        return features, said
+
+    def _exported_end(self, target: Target, graph: Graph, raw: str) -> str:
+        """The operators of `_finished`."""
+        if target.says == "classes":
+            scale = self.spec.architecture.logit_factor
+            return graph.add("Mul", raw, graph.real(scale)) if scale != 1.0 else raw
+        return graph.add("Tanh", raw) if target.output == "tanh" else raw
 
     def _read(self, x: Tensor) -> Tensor:
         """The normalized inputs that are read, flat."""

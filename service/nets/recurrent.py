@@ -10,11 +10,15 @@ from torch import Tensor, nn
 
 from service.errors import Flaw
 from service.nets.architecture import Drawing, Trunk, Width
+from service.nets.base import held
+from service.onnx.graph import Graph
 from service.tricks.choices import AtMost
 from service.tricks.dropout import Dropout, Gate, Site, Watcher
 from service.values import ITEMS
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+ONNX_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+"""Where torch has each of the gates that ONNX has in its order: input, output, forget, cell, or update, reset, new."""
 
 
 class Recurrent(Drawing):
@@ -88,6 +92,16 @@ class Layers(Trunk):
         there, back = x.chunk(2, dim=-1)
         return torch.cat([there[..., -1, :], back[..., 0, :]], dim=-1)
 
+    def exported(self, graph: Graph, x: str) -> tuple[str, list[str]]:
+        states, last = graph.add("Transpose", x, perm=(1, 0, 2)), x
+        for layer in self.layers():
+            states, last = layer.exported(graph, states)
+        return graph.add("Flatten", graph.add("Transpose", last, perm=(1, 0, 2))), []
+
+    def layers(self) -> list["Cells"]:
+        """The layers of cells in forward order."""
+        return [layer for layer in self.hidden if isinstance(layer, Cells)]
+
     def linears(self) -> dict[str, nn.Module]:
         return {f"hidden.{i}": layer for i, layer in enumerate(self.hidden)}
 
@@ -109,6 +123,7 @@ class Cells(nn.Module):
 
     def __init__(self, spec: Recurrent, inputs: int, outputs: int, generator: torch.Generator | None) -> None:
         super().__init__()
+        self.cell = spec.cell
         self.cells = _Unset[spec.cell](inputs, outputs // spec.directions, batch_first=True, bidirectional=spec.bidirectional)
         if generator is not None:
             bound = (outputs // spec.directions) ** -0.5
@@ -120,6 +135,23 @@ class Cells(nn.Module):
         leading = x.shape[:-2]
         found: Tensor = self.cells(x.flatten(0, -3))[0]
         return found if len(leading) == 1 else found.unflatten(0, leading)
+
+    def exported(self, graph: Graph, x: str) -> tuple[str, str]:
+        """All states [T, N, units x directions] of [T, N, F], and each direction's last one [directions, N, units]."""
+        units, ways = self.cells.hidden_size, ("", "_reverse") if self.cells.bidirectional else ("",)
+        reading, going_on = (torch.stack([self._by_gate(f"weight_{of}_l0{way}") for way in ways]) for of in ("ih", "hh"))
+        biases = torch.stack([torch.cat([self._by_gate(f"bias_{of}_l0{way}") for of in ("ih", "hh")]) for way in ways])
+        how = {"hidden_size": units, "direction": "bidirectional" if len(ways) > 1 else "forward"}
+        more = {"linear_before_reset": 1} if self.cell == "gru" else {}
+        inputs = (x, *held(graph, reading, going_on, biases))
+        states, last, *_ = graph.several(3 if self.cell == "lstm" else 2, self.cell.upper(), *inputs, **how, **more)
+        by_row = graph.add("Transpose", states, perm=(0, 2, 1, 3))
+        return graph.reshaped(by_row, 0, units * len(ways)), last
+
+    def _by_gate(self, name: str) -> Tensor:
+        """A parameter with its gates in the order of ONNX."""
+        gates = self.cells.get_parameter(name).detach().chunk(GATES[self.cell])
+        return torch.cat([gates[place] for place in ONNX_GATES[self.cell]])
 
 
 def _kept(x: Tensor, gate: Gate, site: Site) -> Tensor:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from service.errors import Flaw
 from service.nets.architecture import Drawing, Trunk
+from service.nets.base import exported
 from service.nets.convolution import ChannelNorm, Kernel, Space, Start, convolution, drop_channels, extents_after, spatial
+from service.onnx.graph import Graph
 from service.tricks.choices import refuse
 from service.tricks.dropout import Dropout, Gate, Site
 
@@ -127,6 +129,15 @@ class Residual(Trunk):
             x = F.relu(self.norm(x))
         return gate(x.flatten(-axes).mean(-1), self.pooled)
 
+    def exported(self, graph: Graph, x: str) -> tuple[str, list[str]]:
+        x = self.stem.exported(graph, self.space.exported(graph, x))
+        x = x if self.before else graph.add("Relu", x)
+        for block in self.blocks():
+            x = block.exported(graph, x)
+        if self.norm is not None:
+            x = graph.add("Relu", self.norm.exported(graph, x))
+        return graph.add("Flatten", graph.add("GlobalAveragePool", x)), []
+
     def blocks(self) -> list["Block"]:
         """All blocks in forward order."""
         return [block for stage in self.stage for block in stage["block"]]  # type: ignore[index]
@@ -175,6 +186,13 @@ class Normed(nn.Module):
             found = self.conv(F.relu(self.norm(x))) if self.first else self.norm(self.conv(x))
         return found
 
+    def exported(self, graph: Graph, x: str) -> str:
+        """Features [N, C, *S]."""
+        if self.norm is not None and self.first:
+            x = graph.add("Relu", self.norm.exported(graph, x))
+        x = exported(self.conv, graph, x)
+        return x if self.norm is None or self.first else self.norm.exported(graph, x)
+
 
 class Block(nn.Module):
     """Two or three convolutions and the bridge around them."""
@@ -206,3 +224,19 @@ class Block(nn.Module):
         if self.stride > 1:
             x = x[..., :: self.stride] if self.axes == 1 else x[..., :: self.stride, :: self.stride]
         return F.pad(x, [0, 0] * self.axes + [0, self.more]) if self.more else x
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """Features [N, C, *S]."""
+        found = x
+        for i, layer in enumerate(self.normed()):
+            found = layer.exported(graph, found if self.before or not i else graph.add("Relu", found))
+        if self.residual:
+            found = graph.add("Add", found, self._exported_bridge(graph, x))
+        return found if self.before else graph.add("Relu", found)
+
+    def _exported_bridge(self, graph: Graph, x: str) -> str:
+        axes = self.axes
+        if self.stride > 1:
+            first, end, space, step = (0,) * axes, (2**62,) * axes, range(2, axes + 2), (self.stride,) * axes
+            x = graph.add("Slice", x, *(graph.numbers(*each) for each in (first, end, space, step)))
+        return graph.add("Pad", x, graph.numbers(*[0] * (axes + 3), self.more, *[0] * axes)) if self.more else x

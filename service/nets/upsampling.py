@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, on_rows
+from service.nets.base import held
+from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, extents_after, on_rows
+from service.onnx.graph import Graph
 
 UP: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 
@@ -70,6 +72,16 @@ class TransposedConvolution(nn.Module):
         found = on_rows(lambda rows: transposed(rows, weight, self.kernel, extents), x, self.axes)
         return found + self.bias.view(-1, *(1,) * self.axes)
 
+    def exported(self, graph: Graph, x: str, extents: tuple[int, ...]) -> str:
+        """[N, C', *extents] of [N, C, *S]: what is beyond those extents is cut off, what is missing filled up."""
+        before, _ = padding_of(self.kernel)
+        reached = [(places - 1) * self.kernel.stride + self.kernel.extent for places in extents_after(extents, self.kernel)]
+        beyond = [size - before - extent for size, extent in zip(reached, extents, strict=True)]
+        pads = (*[before] * self.axes, *(max(size, 0) for size in beyond))
+        more = tuple(max(-size, 0) for size in beyond)
+        strides, weights = (self.kernel.stride,) * self.axes, held(graph, self._weight(), self.bias)
+        return graph.add("ConvTranspose", x, *weights, strides=strides, pads=pads, output_padding=more)
+
 
 def max_pool(x: Tensor, axes: int) -> tuple[Tensor, Tensor]:
     """2x2 (or 2) windows pooled, and the switches: which entry of its plane each maximum was."""
@@ -90,6 +102,21 @@ def unpool(x: Tensor, switches: Tensor, extents: tuple[int, ...]) -> Tensor:
     return placed
 
 
+def exported_max_pool(graph: Graph, x: str, axes: int) -> tuple[str, list[str]]:
+    """The operators of `max_pool`: values, and for `exported_unpooling` the switches, which count through all rows, and x's shape."""
+    values, switches = graph.several(2, "MaxPool", x, kernel_shape=(2,) * axes, strides=(2,) * axes)
+    return values, [switches, graph.add("Shape", x)]
+
+
+def exported_unpooling(graph: Graph, x: str, kept: list[str]) -> str:
+    """The operators of `unpool`."""
+    switches, shape = kept
+    flat = graph.numbers(-1)
+    empty = graph.add("Reshape", graph.add("Expand", graph.real(0.0), shape), flat)
+    placed = graph.add("ScatterElements", empty, graph.add("Reshape", switches, flat), graph.add("Reshape", x, flat))
+    return graph.add("Reshape", placed, shape)
+
+
 def checkerboard(kernel: Kernel) -> bool:
     """Whether places of the output are reached by unequally many windows (Odena et al. 2016, "Checkerboard artifacts")."""
     return kernel.extent % kernel.stride != 0
@@ -107,3 +134,9 @@ class Painter(nn.Module):
         """[.., N, entries] of [.., N, C, *S]."""
         painted: Tensor = self.layer(x, self.space.extents)
         return painted.movedim(-self.space.axes - 1, -1).flatten(-self.space.axes - 1)
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """[N, entries] of [N, C, *S]."""
+        axes = self.space.axes
+        painted = self.layer.exported(graph, x, self.space.extents)
+        return graph.add("Flatten", graph.add("Transpose", painted, perm=(0, *range(2, axes + 2), 1)))

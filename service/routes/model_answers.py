@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from service.inference import bags
+from service.inference import bags, card, exporting
 from service.inference.model import FILES
 from service.routes.answers import Answer, LayerAnswer, Time
 from service.storage.gates import Requirement
@@ -82,7 +82,7 @@ def model_answer(model: Model) -> ModelAnswer:
         "report_html": f"{here}/report.html",
     }
     links |= {name: f"{here}/plots/{name}" for name in model.files if name.endswith(".svg")}
-    links |= {name: f"{here}/files/{name}" for name in FILES}
+    links |= {name: f"{here}/files/{name}" for name in (*FILES, exporting.FILE, card.FILE)}
     links |= {name: f"{here}/files/{name}" for name in model.files if name == bags.FILE}
     return ModelAnswer.model_validate(
         {

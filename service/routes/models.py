@@ -1,6 +1,7 @@
 """Models: listed, read, named by aliases, their files handed out, deleted."""
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 
 from service.errors import Invalid, NotFound, invalid
 from service.flaws import flaws_of
-from service.inference import bags, weight_scaling
+from service.inference import bags, card, exporting, weight_scaling
 from service.inference.model import FILES
 from service.routes import conditions
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
@@ -20,14 +21,23 @@ from service.routes.model_answers import AliasAnswer, AliasHistoryAnswer, AliasR
 from service.routes.openapi import PROBLEMS, body_of
 from service.routes.queries import ListParameters
 from service.routes.reading import json_body
-from service.storage import gates, jobs, models
+from service.storage import datasets, gates, jobs, models
 from service.storage.jobs import Filters, Job
 from service.storage.models import Model
 from service.values import NAME
 
 PATH = "/api/v1/models"
-MEDIA = {"json": "application/json", "svg": "image/svg+xml", "html": "text/html; charset=utf-8", "safetensors": "application/octet-stream"}
-LATER = {"model.onnx", "card.md"}
+MEDIA = {
+    "json": "application/json",
+    "svg": "image/svg+xml",
+    "html": "text/html; charset=utf-8",
+    "md": "text/markdown; charset=utf-8",
+    "onnx": "application/octet-stream",
+    "safetensors": "application/octet-stream",
+}
+KEPT = (*FILES, bags.FILE)
+MADE = {exporting.FILE: exporting.onnx, weight_scaling.FILE: weight_scaling.unscaled}
+"""Files that are made of a model when they are asked for."""
 PLOTS = ("learning_curves", "confusion_matrix", "reliability", "ensemble", "dropout", "robustness", "features", "augmentation", "gradients")
 NEEDS = {
     "learning_curves.svg": "an epoch",
@@ -46,7 +56,10 @@ CONDITIONS: dict[int | str, dict[str, Any]] = {
     206: {"description": "The bytes that `Range` names."},
     304: {"description": "What `If-None-Match` names."},
 }
-FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}, "application/json": {}}}, **CONDITIONS}
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {}, "application/json": {}, "text/markdown": {}}},
+    **CONDITIONS,
+}
 PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/svg+xml": {}}}, **CONDITIONS}
 
 
@@ -83,11 +96,14 @@ def delete(ref: str, services: ServicesHere, project: Project) -> Response:
 @router.get(PATH + "/{ref}/report", dependencies=[JSONOnly], response_model=dict[str, Any])
 def report(ref: str, services: ServicesHere, project: Project) -> Response:
     """What was measured of the model; `robustness` is the newest robustness job's result."""
-    model = find(services, project, ref)
+    return Response(orjson.dumps(_report(services, project, find(services, project, ref))), media_type="application/json")
+
+
+def _report(services: Services, project: str, model: Model) -> dict[str, Any]:
     measured = orjson.loads(services.shelf.read(model.files["report.json"]))
     with services.database.read() as c:
         job = _newest_robustness(c, project, model)
-    return Response(orjson.dumps({**measured, "robustness": job.result if job else None}), media_type="application/json")
+    return {**measured, "robustness": job.result if job else None}
 
 
 @router.get(PATH + "/{ref}/report.html", response_class=HTMLResponse, responses=CONDITIONS)
@@ -127,18 +143,29 @@ def _with_picture(model: Model, job: Job | None) -> Model:
 def file(ref: str, name: str, request: Request, services: ServicesHere, project: Project) -> Response:
     """A file of the model.
 
-    `model.safetensors`, `spec.json`, `encoding.json` (how rows become numbers), `bagging.safetensors` (which members had which
-    rows), `test_time_scaling.safetensors` (weights of masks that are not rescaled, of a model with dropout).
+    `model.safetensors`, `spec.json`, `encoding.json` (how rows become numbers), `model.onnx` (the default predictor as one graph),
+    `card.md` (what is known of the model), `bagging.safetensors` (which members had which rows), `test_time_scaling.safetensors`
+    (weights of masks that are not rescaled, of a model with dropout).
     """
     model = find(services, project, ref)
-    if name in LATER:
-        raise NotFound(f"This release does not write {name}.")
-    if name == weight_scaling.FILE:
-        content = weight_scaling.unscaled(services.shelf.get(model.id, model.files))
-        return _answered(request, content, name, digest=sha256(content).hexdigest())
-    if name not in (*FILES, bags.FILE):
-        raise NotFound(f"There is no such file; there are {', '.join((*FILES, bags.FILE, weight_scaling.FILE))}.")
-    return _stored(model, name, services, request)
+    if name in KEPT:
+        return _stored(model, name, services, request)
+    if name == card.FILE:
+        content = card.card(_facts(services, project, model), _report(services, project, model))
+    elif name in MADE:
+        content = MADE[name](services.shelf.get(model.id, model.files))
+    else:
+        raise NotFound(f"There is no such file; there are {', '.join((*KEPT, *MADE, card.FILE))}.")
+    return _answered(request, content, name, digest=sha256(content).hexdigest())
+
+
+def _facts(services: Services, project: str, model: Model) -> dict[str, Any]:
+    """The model's row, and what is stored of its dataset, null where that is gone."""
+    found = None
+    with services.database.read() as c, suppress(NotFound):
+        found = datasets.get(c, project, model.dataset_id) if model.dataset_id else None
+    told = ("name", "format", "rows", "sha256", "builtin")
+    return {**asdict(model), "dataset": {key: getattr(found, key) for key in told} if found else None}
 
 
 def _stored(model: Model, name: str, services: Services, request: Request) -> Response:

@@ -55,6 +55,7 @@ PAGES = {
     "mode-unavailable": "The model cannot be asked in this mode; the message says why.",
     "non-finite": "NaN or an infinity stands where a number is needed.",
     "not-acceptable": "None of the media types in `Accept` is offered.",
+    "not-exportable": "The model has a part that this release cannot write as ONNX; `model.safetensors` has its weights.",
     "not-found": "There is nothing of that name, or it belongs to another project.",
     "not-retryable": "Only a failed or cancelled job can be tried again.",
     "not-running": "The job waits. Only a running job can be stopped; a waiting one can be cancelled.",

@@ -81,6 +81,16 @@ class MirrorMembers(BaseModel):
     std: list[Rows] | None
 
 
+class AnomalyAnswer(BaseModel):
+    """Which rows are rebuilt worse than all but a share of the validation rows."""
+
+    anomalous: list[bool]
+    threshold: float
+    """Of `error`."""
+    false_alarm_rate: float
+    validation_rows: int
+
+
 class ClassTarget(BaseModel):
     """A classification target; what was not asked for is absent."""
 
@@ -110,6 +120,7 @@ class MirrorTarget(BaseModel):
     members: Wanted[MirrorMembers] = None
     code: Wanted[list[list[float]]] = None
     error: Wanted[list[float]] = None
+    anomaly: Wanted[AnomalyAnswer] = None
 
 
 class _Asked(Answer):

@@ -64,7 +64,8 @@ def predicted(ref: str, raw: Posted, services: ServicesHere, project: Project) -
         raise invalid("/samples", "value-out-of-range", f"at most {services.settings.max_samples} samples")
     rows = read_rows(asked.inputs, model.encoding, most=services.settings.max_rows)
     _affordable(model, axes, asked, len(rows))
-    targets = predict(model, torch.from_numpy(rows), axes, parts=asked.parts, level=asked.level)
+    x, wanted = torch.from_numpy(rows), {"level": asked.level, "false_alarm_rate": asked.false_alarm_rate}
+    targets = predict(model, x, axes, parts=asked.parts, **wanted)
     head = {"model": row.id, "name": row.name, "version": row.version, "mode": axes.mode, **echo(axes), "rows": len(rows)}
     return Response(orjson.dumps({**head, "targets": targets}), media_type="application/json")
 

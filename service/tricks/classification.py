@@ -15,9 +15,10 @@ from service.data.fields import Description
 from service.data.labels import MOST_CLASSES, classes_of, labels_of
 from service.errors import Flaw
 from service.flaws import pointer
+from service.onnx.graph import Graph
 from service.tricks.choices import refuse
 from service.tricks.decisions import Decision, decision_flaws
-from service.tricks.targets import Distribution, Given, Head, Labelled, absent, arrays, plain_scale
+from service.tricks.targets import Distribution, Given, Head, Labelled, Nodes, absent, arrays, plain_scale
 
 ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
 SURE = 1e-12
@@ -186,6 +187,9 @@ class Classification(Head):
     def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
         """The raw outputs as a distribution."""
         return Distribution(logits=raw)
+
+    def exported(self, graph: Graph, raw: str, mean: Tensor, std: Tensor) -> Nodes:
+        return Nodes(logits=raw)
 
     def scores(self, raw: Tensor, labels: Tensor, std: Tensor) -> dict[str, Tensor]:
         p = raw.softmax(-1)

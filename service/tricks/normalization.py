@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.blocks import blocks
+from service.onnx.graph import Graph
 from service.values import Value
 
 Scope = Literal["feature", "channel", "all"]
@@ -80,6 +81,11 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x in normalized units."""
         return (x.to(self.shift.dtype) - self.shift) / self.scale
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """The operators of `forward`."""
+        shift, scale = (graph.constant(part.cpu().numpy()) for part in (self.shift, self.scale))
+        return graph.add("Div", graph.add("Sub", x, shift), scale)
 
 
 class Preprocessing(Value):

@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from service.data.columns import Columns
+from service.onnx.graph import Graph
 from service.tricks.choices import Only
-from service.tricks.normalization import beyond_rounding
-from service.tricks.targets import Distribution, Given, Head, Labelled
+from service.tricks.normalization import ROUNDING, beyond_rounding
+from service.tricks.targets import Distribution, Given, Head, Labelled, Nodes
 
 
 class Reconstruction(Head):
@@ -54,7 +55,11 @@ class Reconstruction(Head):
 
     def in_unit(self, raw: Tensor, std: Tensor) -> Tensor:
         """Normalized outputs [.., N, D] in the unit of the loss; 0, the mean, where an entry is constant."""
-        return raw * (std if self.loss == "mse_original" else (std > 0).to(raw.dtype))
+        return raw * self.factor(std)
+
+    def factor(self, std: Tensor) -> Tensor:
+        """What normalized outputs are multiplied by to be in that unit [D]."""
+        return std if self.loss == "mse_original" else (std > 0).to(std.dtype)
 
     def labels(self, z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """Normalized rows [.., N, D] in the unit of the loss; a constant entry's deviation, 0 where it is rounding."""
@@ -73,6 +78,10 @@ class Reconstruction(Head):
     def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
         """The reconstruction in the inputs' own unit."""
         return Distribution(mean=(raw if self.loss == "mse_original" else raw * std) + mean)
+
+    def exported(self, graph: Graph, raw: str, mean: Tensor, std: Tensor) -> Nodes:
+        shift, scale = (graph.constant(part.cpu().numpy()) for part in (mean, std))
+        return Nodes(mean=graph.add("Add", raw if self.loss == "mse_original" else graph.add("Mul", raw, scale), shift))
 
     def scores(self, raw: Tensor, labels: Tensor, std: Tensor) -> dict[str, Tensor]:
         difference, scale = raw - labels, divisor(std)
@@ -109,3 +118,18 @@ def errors(said: Tensor, truth: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Squared errors per row [N], means over entries, in normalized units and in the inputs' own."""
     difference = deviation(said, truth, std)
     return (difference / divisor(std)).square().mean(-1), difference.square().mean(-1)
+
+
+def exported_error(graph: Graph, said: str, truth: str, std: Tensor) -> str:
+    """The ONNX operators of the second of `errors` [N], of reconstructions and rows [N, D]."""
+    difference = graph.add("Sub", said, truth)
+    if bool((std == 0).any()):
+        rounding = graph.add("Mul", graph.add("Abs", said), graph.real(1.5 * ROUNDING))
+        none = graph.add("And", graph.add("LessOrEqual", graph.add("Abs", difference), rounding), _constant(graph, std))
+        difference = graph.add("Where", none, graph.real(0.0), difference)
+    return graph.add("ReduceMean", graph.add("Mul", difference, difference), graph.numbers(-1), keepdims=0)
+
+
+def _constant(graph: Graph, std: Tensor) -> str:
+    """Which entries are constant, as truth values."""
+    return graph.add("Not", graph.add("Cast", graph.constant(std.cpu().numpy()), to=9))  # TensorProto.BOOL

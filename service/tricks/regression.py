@@ -17,8 +17,9 @@ from service.data.columns import Columns
 from service.data.fields import Description
 from service.data.labels import numbers_of
 from service.errors import Flaw
+from service.onnx.graph import Graph
 from service.tricks.choices import AtMost, refuse
-from service.tricks.targets import Distribution, Given, Head, Labelled, absent, plain_scale
+from service.tricks.targets import Distribution, Given, Head, Labelled, Nodes, absent, plain_scale
 from service.values import ITEMS
 
 VARIANCE_FLOOR = 1e-6
@@ -169,6 +170,25 @@ class Regression(Head):
             return Distribution(mean=raw * std + mean)
         center, variance = gaussian(raw)
         return Distribution(mean=center * std + mean, variance=variance * std.square())
+
+    def exported(self, graph: Graph, raw: str, mean: Tensor, std: Tensor) -> Nodes:
+        if self.loss == "quantile":
+            return self._exported_quantiles(graph, raw, mean, std)
+        shift, scale, squares = (graph.constant(part.cpu().numpy()) for part in (mean, std, std.square()))
+        if self.loss != "gaussian_nll":
+            return Nodes(mean=graph.add("Add", graph.add("Mul", raw, scale), shift))
+        center, spread = graph.several(2, "Split", raw, axis=-1, num_outputs=2)
+        variance = graph.add("Add", graph.add("Softplus", spread), graph.real(VARIANCE_FLOOR))
+        return Nodes(mean=graph.add("Add", graph.add("Mul", center, scale), shift), variance=graph.add("Mul", variance, squares))
+
+    def _exported_quantiles(self, graph: Graph, raw: str, mean: Tensor, std: Tensor) -> Nodes:
+        count = len(self.quantiles or (0,))
+        shift, scale = (graph.constant(part.unsqueeze(-1).cpu().numpy()) for part in (mean, std))
+        by_quantile = graph.reshaped(raw, len(mean), count)
+        ascending, _ = graph.several(2, "TopK", by_quantile, graph.numbers(count), axis=-1, largest=0, sorted=1)
+        said = graph.add("Add", graph.add("Mul", ascending, scale), shift)
+        central = graph.add("Gather", said, graph.numbers(*self.middle), axis=-1)
+        return Nodes(mean=graph.add("ReduceMean", central, graph.numbers(-1), keepdims=0), quantiles=said)
 
     @property
     def middle(self) -> tuple[int, int]:

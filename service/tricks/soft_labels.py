@@ -11,7 +11,8 @@ from service.data.columns import Columns
 from service.data.fields import Description
 from service.data.labels import MOST_CLASSES, numbers_of
 from service.errors import Flaw
-from service.tricks.targets import Distribution, Given, Head, Labelled, absent, agrees, plain_scale
+from service.onnx.graph import Graph
+from service.tricks.targets import Distribution, Given, Head, Labelled, Nodes, absent, agrees, plain_scale
 
 SLACK = 1e-4
 """By how much the sum of a row of probabilities may miss 1."""
@@ -68,6 +69,9 @@ class SoftLabels(Head):
     def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
         """The raw outputs as a distribution."""
         return Distribution(logits=raw)
+
+    def exported(self, graph: Graph, raw: str, mean: Tensor, std: Tensor) -> Nodes:
+        return Nodes(logits=raw)
 
     def scores(self, raw: Tensor, labels: Tensor, std: Tensor) -> dict[str, Tensor]:
         hits = agrees(raw.argmax(-1), labels).float()

@@ -12,7 +12,8 @@ from torch import Tensor
 from service.data import fields
 from service.data.columns import Columns
 from service.data.fields import Description
-from service.errors import Flaw
+from service.errors import Conflict, Flaw
+from service.onnx.graph import Graph
 from service.tricks.choices import Only, refuse
 from service.tricks.normalization import Normalize
 from service.values import Value
@@ -35,6 +36,15 @@ class Distribution(NamedTuple):
     mean: Tensor | None = None
     variance: Tensor | None = None
     quantiles: Tensor | None = None
+
+
+class Nodes(NamedTuple):
+    """A `Distribution` in an ONNX graph: the names of its parts."""
+
+    logits: str | None = None
+    mean: str | None = None
+    variance: str | None = None
+    quantiles: str | None = None
 
 
 class Given(NamedTuple):
@@ -164,6 +174,10 @@ class Head(Value):
     def read(self, raw: Tensor, mean: Tensor, std: Tensor) -> Distribution:
         """The raw outputs in the target's own unit, mean and std being those of its training rows."""
         raise NotImplementedError
+
+    def exported(self, graph: Graph, raw: str, mean: Tensor, std: Tensor) -> Nodes:
+        """The ONNX operators of `read`."""
+        raise Conflict("not-exportable", f"This release does not write the task {type(self).__name__.lower()} as ONNX.")
 
     def said_losses(self, said: Distribution, truth: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """Of numbers: the loss of an answer in the target's unit on the rows that have a label, in normalized units."""

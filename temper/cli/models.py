@@ -1,4 +1,4 @@
-"""Commands on models and datasets: models, predict, attack, datasets, upload."""
+"""Commands on models and datasets: models, predict, attack, download, datasets, upload."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ Mode = Annotated[str | None, typer.Option(help="single, weight_scaled, monte_car
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to the command line."""
-    for command in (predict, attack, models, datasets, upload):
+    for command in (predict, attack, models, download, datasets, upload):
         app.command()(command)
 
 
@@ -97,6 +97,19 @@ def models(limit: Annotated[int, typer.Option(min=1)] = 20, output: FormatOption
     with Client() as client:
         found = client.models.list(limit=limit)
     show([model.data for model in found], ("id", "name", "version", "aliases", "members", "parameters", "created_at"), output)
+
+
+def download(
+    model: Reference,
+    name: Annotated[str, typer.Argument(help="model.onnx, card.md, model.safetensors, spec.json, encoding.json, report.html, …")],
+    to: Annotated[Path | None, typer.Option(help="A file or a folder; the name itself unless given.")] = None,
+) -> None:
+    """Write one of a model's files."""
+    from temper.client import Client
+
+    place = Path(name) if to is None else to / name if to.is_dir() else to
+    with Client() as client:
+        print(client.models.get(model).download(name, place))
 
 
 def datasets(limit: Annotated[int, typer.Option(min=1)] = 20, output: FormatOption = Format.table) -> None:

@@ -28,7 +28,8 @@ MODELS, ALIASES, DATASETS, JOBS = (
 ROWS = {"inputs": [[1.5] * 64, [0.0] * 64], "labels": ["1", "2"]}
 KNOWN = {
     "models": ["plain"], "datasets": ["digits", "diabetes"], "jobs": [JOB],
-    "files": ["model.safetensors", "spec.json"], "plots": ["learning_curves", "reliability"], "aliases": ["here"], "slugs": ["ragged"],
+    "files": ["model.safetensors", "model.onnx", "card.md"],
+    "plots": ["learning_curves", "reliability"], "aliases": ["here"], "slugs": ["ragged"],
 }  # fmt: skip
 
 

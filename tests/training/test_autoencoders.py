@@ -8,12 +8,14 @@ import torch
 from sklearn.datasets import load_wine
 
 from service.errors import Invalid, ModeUnavailable
+from service.inference.alarms import measured as measured_alarms
 from service.inference.attacking import AttackRequest, answer
 from service.inference.measuring import Inquiry
 from service.inference.model import rebuild
 from service.inference.plots import all_plots
 from service.inference.predicting import predict
 from service.inference.report import build as build_report
+from service.inference.settling import settle
 from service.tricks.modes import Asking
 from workers.training.checkpointing import pack
 
@@ -224,13 +226,16 @@ def test_the_report(bench: Any) -> None:
         epochs=2, ensemble={"size": 2, "bootstrap": True},
     )  # fmt: skip
     members = [bench.train(made, i) for i in (0, 1)]
-    inquiry = Inquiry(bench.model(made, *members), made)
+    inquiry = Inquiry(settle(Inquiry(bench.model(made, *members), made)), made)
     kept = {"best": 1.0, "best_epoch": 1, "best_step": 1, "stopped_epoch": 2, "stopped_step": 2, "stop_reason": "epochs"}
     found = build_report(inquiry, [{"member": i, **kept} for i in (0, 1)])
     test = found["splits"]["test"]
     assert found["reconstruction"] == {
         "target": "input", "split": "test", "error_normalized": test["error_normalized"], "error_original": test["error_original"],
+        "anomaly": measured_alarms(inquiry),
     }  # fmt: skip
+    assert found["reconstruction"]["anomaly"]["test"] < 0.15
+    assert found["rows"] == {"train": 1257, "validation": 270, "test": 270}
     assert found["parameters"] == {"member": 64 * 12 + 12 + 12 * 4 + 4 + 12 + 64, "saved_by_tying": 64 * 12 + 12 * 4}
     assert set(found["sparsity"]) == {"encoder.0", "code"}, "a tied layer has no weights of its own"
     assert list(found["activations"]["layers"]) == ["encoder.0", "code", "decoder.0"]
