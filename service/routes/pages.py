@@ -35,7 +35,7 @@ PAGES = {
     "corrupt-file": "The file cannot be read in the format that its content announces.",
     "cost-limit": "The work exceeds a limit of this service; the message has the numbers, the catalog the limits.",
     "dataset-builtin": "Built-in datasets stay.",
-    "dataset-deleted": "The dataset was deleted while the job was checked.",
+    "dataset-deleted": "The dataset that the job needs was deleted.",
     "dataset-in-use": "A job that has not ended uses the dataset. Wait for it or cancel it.",
     "decompressed-too-large": "The file is small, what it decodes to is not.",
     "dependency-unavailable": "The database or the storage does not answer. Try again after `Retry-After` seconds.",
