@@ -12,7 +12,7 @@ router = APIRouter(tags=["problems"])
 # A table: one line per slug.
 PAGES = {
     "alias-gate-failed": "The model does not meet a requirement of the alias. The alias still names the version it named before.",
-    "model-in-use": "A job that has not ended starts from this model or is tied to it. Wait for it or cancel it, then delete the model.",
+    "model-in-use": "A job that has not ended starts from this model, is tied to it or attacks it. Wait for it, or cancel it.",
     "model-deleted": "A stored model that the job refers to was deleted. Name another one.",
     "alias-in-use": "An alias names this model. Let it name another version, or remove it, then delete the model.",
     "already-terminal": "The job has ended, and an ended job cannot be stopped or cancelled.",
