@@ -12,7 +12,7 @@ router = APIRouter(tags=["problems"])
 # A table: one line per slug.
 PAGES = {
     "alias-gate-failed": "The model does not meet a requirement of the alias. The alias still names the version it named before.",
-    "model-in-use": "A job that has not ended starts from this model or is tied to it. Wait for it or cancel it, then delete the model.",
+    "model-in-use": "A job that has not ended starts from this model, is tied to it or attacks it. Wait for it, or cancel it.",
     "model-deleted": "A stored model that the job refers to was deleted. Name another one.",
     "alias-in-use": "An alias names this model. Let it name another version, or remove it, then delete the model.",
     "already-terminal": "The job has ended, and an ended job cannot be stopped or cancelled.",
@@ -35,7 +35,7 @@ PAGES = {
     "corrupt-file": "The file cannot be read in the format that its content announces.",
     "cost-limit": "The work exceeds a limit of this service; the message has the numbers, the catalog the limits.",
     "dataset-builtin": "Built-in datasets stay.",
-    "dataset-deleted": "The dataset was deleted while the job was checked.",
+    "dataset-deleted": "The dataset that the job needs was deleted.",
     "dataset-in-use": "A job that has not ended uses the dataset. Wait for it or cancel it.",
     "decompressed-too-large": "The file is small, what it decodes to is not.",
     "dependency-unavailable": "The database or the storage does not answer. Try again after `Retry-After` seconds.",

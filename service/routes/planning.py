@@ -97,7 +97,8 @@ def _robustness(raw: Any, services: Services, project: str) -> tuple[JobDraft, l
     spec = plan.spec
     draft = JobDraft(
         kind="robustness", name=plan.name, spec=spec, members=0, epochs=None, dataset_id=plan.dataset_id,
-        labels=spec["labels"], priority=spec["priority"], extra={"model": plan.model_id},
+        labels=spec["labels"], priority=spec["priority"], models=(plan.model_id,),
+        extra={"model": plan.model_id, "models": [plan.model_id]},
     )  # fmt: skip
     return draft, [ShardDraft("robustness", rows) for rows in plan.shards]
 

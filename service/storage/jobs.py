@@ -1,6 +1,6 @@
 """Jobs: inserted whole with their shards, read, listed, stopped, cancelled, tried again and deleted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,12 +95,7 @@ class Filters:
 
 def insert(c: Connection, project: str, draft: JobDraft, parts: Sequence[ShardDraft]) -> str:
     """The id of the job, now queued with its shards; raises Conflict dataset-deleted, model-deleted."""
-    held = select(datasets.c.id).where(datasets.c.id == draft.dataset_id).with_for_update(read=True, key_share=True)
-    if draft.dataset_id is not None and c.execute(held).one_or_none() is None:
-        raise Conflict("dataset-deleted", "the dataset was deleted meanwhile")
-    for model_id in sorted(draft.models):
-        if c.execute(select(models.c.id).where(models.c.id == model_id).with_for_update(read=True, key_share=True)).one_or_none() is None:
-            raise Conflict("model-deleted", "a model that the job refers to was deleted meanwhile")
+    _hold(c, draft.dataset_id, draft.models)
     job_id, at = new_id("job"), c.execute(select(now())).scalar_one()
     progress = {
         "fraction": 0.0, "epoch": 0, "epochs": draft.epochs, "members_done": 0, "members": draft.members, "eta_s": None,
@@ -121,6 +116,16 @@ def insert(c: Connection, project: str, draft: JobDraft, parts: Sequence[ShardDr
     c.execute(insert_into(shards), rows)
     events.append(c, project, job_id, "state", {"state": "queued", "phase": "waiting", "reason": None, "attempt": 1})
     return job_id
+
+
+def _hold(c: Connection, dataset_id: str | None, model_ids: Iterable[str]) -> None:
+    """Keep what a job is made from till the transaction ends; raises Conflict dataset-deleted, model-deleted."""
+    held = select(datasets.c.id).where(datasets.c.id == dataset_id).with_for_update(read=True, key_share=True)
+    if dataset_id is not None and c.execute(held).one_or_none() is None:
+        raise Conflict("dataset-deleted", "the dataset was deleted meanwhile")
+    for model_id in sorted(model_ids):
+        if c.execute(select(models.c.id).where(models.c.id == model_id).with_for_update(read=True, key_share=True)).one_or_none() is None:
+            raise Conflict("model-deleted", "a model that the job refers to was deleted meanwhile")
 
 
 def get(c: Connection, project: str, job_id: str) -> Job:
@@ -208,7 +213,10 @@ def stop(c: Connection, project: str, job_id: str) -> None:
 
 
 def retry(c: Connection, project: str, job_id: str) -> None:
-    """Put a failed or cancelled job back in line, to go on from its checkpoints; raises NotFound, Conflict not-retryable."""
+    """Put a failed or cancelled job back in line, to go on from its checkpoints.
+
+    Raises NotFound, Conflict not-retryable, dataset-deleted, model-deleted.
+    """
     job = _held(c, project, job_id)
     if job.state not in ("failed", "cancelled"):
         raise Conflict("not-retryable", f"the job is {job.state}: only a failed or cancelled one can be tried again")
@@ -216,6 +224,7 @@ def retry(c: Connection, project: str, job_id: str) -> None:
     running = select(s.number).where(s.job_id == job_id, s.state == "running").limit(1)
     if c.execute(running).one_or_none() is not None:
         raise Conflict("not-retryable", "a part of the job is still being stopped")
+    _hold(c, job.dataset_id, job.extra.get("models") or [model for model in [job.extra.get("model")] if model is not None])
     again = {"state": "queued", "owner": None, "lease": None, "error": None, "attempts_without_progress": 0}
     c.execute(update(shards).where(s.job_id == job_id, s.state != "succeeded").values(again))
     fresh = {"state": "queued", "cancel_requested_at": None, "stop_requested_at": None, "finished_at": None, "error": None}

@@ -246,6 +246,12 @@ def test_a_dataset_in_use_stays(desk: Any) -> None:
     with pytest.raises(Conflict) as caught:
         desk.submit(dataset_id=made.id)
     assert caught.value.slug == "dataset-deleted"
+    assert slug(desk, jobs.retry, job) == "dataset-deleted"
+    for extra in ({"models": ["mdl_gone"]}, {"model": "mdl_gone"}):
+        other = desk.submit(extra=extra)
+        ask(desk, jobs.cancel, other)
+        assert slug(desk, jobs.retry, other) == "model-deleted"
+        assert desk.job(other).state == "cancelled"
 
 
 def test_a_dataset_name_is_its_newest(desk: Any) -> None:

@@ -22,6 +22,8 @@ def begun(job: dict[str, Any]) -> bool:
 def test_a_stopped_robustness_job_succeeds_with_the_rows_it_reached(desk: Desk, model: str) -> None:
     job = desk.wait(desk.post({"kind": "robustness", "model": model, **SLOW}), until=begun)
     assert not job["done"]
+    refused = desk.http.delete(f"/api/v1/models/{model}")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/model-in-use")
     assert desk.http.post(f"/api/v1/jobs/{job['id']}/stop").status_code == 202
     job = desk.wait(job, within_s=15)
     assert (job["state"], job["stop_reason"]) == ("succeeded", "user_stop"), job["error"]
