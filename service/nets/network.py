@@ -96,7 +96,7 @@ class Network(nn.Module):
         return features, said
 
     def _exported_end(self, target: Target, graph: Graph, raw: str) -> str:
-        """The operators of `_finished`."""
+        """The operators of `finished`."""
         if target.says == "classes":
             scale = self.spec.architecture.logit_factor
             return graph.add("Mul", raw, graph.real(scale)) if scale != 1.0 else raw
