@@ -19,6 +19,8 @@ from service.tricks.modes import Axes
 
 ENTRIES = 4_000_000
 """Numbers of the merged last layer, rows times classes times features, that are held at once."""
+MOST_PAIRED = 64
+"""Most classes whose pairs are bounded in each member: of more, members are verified one by one."""
 WIDER, SLACK = 1e-6, 1e-5
 """By how much boxes are wider than epsilon, and what a margin has to be above, both relative: rounding in float32 is below."""
 
@@ -50,7 +52,7 @@ def verified(subject: Subject, attacks: Sequence[AnyAttack], epsilons: Sequence[
 def _at(subject: Subject, attacks: Sequence[AnyAttack], epsilon: float) -> Tensor:
     networks = [subject.model.precise(member) for member in subject.axes.members]
     classes, features = networks[0].spec.widths[0], networks[0].trunk.features
-    rows = max(1, ENTRIES // (classes * features))
+    rows = max(1, ENTRIES // (classes * max(features, classes)))
     found = []
     for x, truth in zip(subject.x.double().split(rows), subject.truth.split(rows), strict=True):
         subject.beat()
@@ -81,10 +83,11 @@ def certain(model: Model, axes: Axes, box: Interval, labels: Tensor) -> Tensor:
         own = bounds.margins(network, target, read, labels)
         slack = SLACK * (1 + own.abs().amax(-1, keepdim=True))
         sure &= _others(own > slack, labels).all(-1)
-        if len(axes.members) > 1:
+        if len(axes.members) > 1 and len(own[0]) <= MOST_PAIRED:
             pairs = bounds.pairwise(network, target, read) - slack.unsqueeze(-1) if axes.combine != "geometric" else own
             total += weight * _share(pairs, slack, labels, axes)
-    return sure if len(axes.members) == 1 else sure | _others(total > 0, labels).all(-1)
+    # Where nothing was added the total is 0, which decides nothing.
+    return sure | _others(total > 0, labels).all(-1)
 
 
 def _share(pairs: Tensor, slack: Tensor, labels: Tensor, axes: Axes) -> Tensor:

@@ -30,9 +30,7 @@ def check_smoothing(model: Model, axes: Axes) -> None:
         if target.says != "classes":
             raise invalid(WHERE, "inconsistent-spec", f"smoothing is a vote over classes, and {target.name!r} is a number")
     if axes.dropout != "weight_scaled":
-        raise invalid(
-            WHERE, "inconsistent-spec", f"smoothing asks one function of the row; {axes.dropout} averages over masks: weight_scaled"
-        )
+        raise invalid(WHERE, "inconsistent-spec", f"smoothing asks one function of the row: dropout weight_scaled, not {axes.dropout}")
     if not model.encoding.array and not model.encoding.numeric:
         raise invalid(WHERE, "inconsistent-spec", "the rows have categories only, and noise moves numbers")
 

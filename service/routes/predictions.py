@@ -67,7 +67,7 @@ def predicted(ref: str, raw: Posted, services: ServicesHere, project: Project) -
         raise invalid("/samples", "value-out-of-range", f"at most {services.settings.max_samples} samples")
     rows = read_rows(asked.inputs, model.encoding, most=services.settings.max_rows)
     if asked.smoothing is not None:
-        _check_smoothed(model, axes, asked)
+        _check_smoothed(model, axes, asked, services.settings.max_samples)
     _affordable(model, axes, asked, len(rows))
     head = {"model": row.id, "name": row.name, "version": row.version, "mode": axes.mode, **echo(axes), "rows": len(rows)}
     if asked.smoothing is not None:
@@ -78,8 +78,10 @@ def predicted(ref: str, raw: Posted, services: ServicesHere, project: Project) -
     return Response(orjson.dumps({**head, "targets": targets}), media_type="application/json")
 
 
-def _check_smoothed(model: Model, axes: Axes, asked: PredictRequest) -> None:
-    """Raises Invalid where there is no smoothed classifier, or something is asked of it that it does not say."""
+def _check_smoothed(model: Model, axes: Axes, asked: PredictRequest, most: int) -> None:
+    """Raises Invalid where there is no smoothed classifier, or something is asked of it that it does not say, or too many copies."""
+    if asked.smoothing is not None and asked.smoothing.n > most:
+        raise invalid("/smoothing/n", "value-out-of-range", f"at most {most} copies")
     if asked.parts:
         raise invalid("/return/0", "inconsistent-spec", "with smoothing an answer has the class, its radius and probability_lower")
     check_smoothing(model, axes)

@@ -75,6 +75,18 @@ def test_nothing_in_a_verified_box_gets_another_answer(bench: Any, name: str) ->
     assert bool((said == labels)[:, held].all())
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_attacks_on_convolutions_leave_what_is_verified(bench: Any, size: int) -> None:
+    net = {"type": "cnn", "channels": [3], "hidden": [6], "batch_norm": True}
+    model = bench.model(encoding=bench.encoding(shape=(6, 6)), size=size, **net)
+    x = bench.inputs(40, 36).view(40, 6, 6)
+    found = bench.subject(model, x)
+    for attack in (PGD(epsilon=0.02, steps=10), PGD(epsilon=0.02, steps=10, loss="margin", bounds=None)):
+        (held,) = verified(found, [attack], [0.02])
+        assert 0 < sum(held) < 40
+        assert not bool((torch.tensor(held) & ~found.attack(attack).standing).any())
+
+
 def corners(model: Any, x: Tensor, epsilon: float, axes: Any) -> Tensor:
     """Whether the answer is the same in all corners of the boxes."""
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * x.shape[1])

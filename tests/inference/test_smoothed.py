@@ -142,7 +142,7 @@ def test_without_a_smoothed_classifier_it_is_refused(bench: Any) -> None:
     number = bench.model({"task": "regression", "name": "size"})
     dropped = bench.model(hidden=[6], dropout=0.3)
     named = bench.model(encoding=bench.encoding(0, [["u", "v"]]))
-    for model, asked, word in ((number, {}, "number"), (dropped, {"dropout": "monte_carlo"}, "masks"), (named, {}, "categories")):
+    for model, asked, word in ((number, {}, "number"), (dropped, {"dropout": "monte_carlo"}, "weight_scaled"), (named, {}, "categories")):
         with pytest.raises(Invalid) as found:
             check_smoothing(model, Asking.model_validate(asked).axes(model))
         assert [(flaw.pointer, flaw.code) for flaw in found.value.flaws] == [("/smoothing", "inconsistent-spec")]
