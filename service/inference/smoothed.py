@@ -72,6 +72,8 @@ def _counts(model: Model, row: Tensor, axes: Axes, smoothing: Smoothing) -> dict
         for name, answer in answers.items():
             if not isinstance(answer, Classes):
                 raise TypeError("a number has no votes")
+            if not bool(answer.probabilities.isfinite().all()):
+                raise invalid(f"{WHERE}/sigma", "non-finite", "what the network says under this noise is beyond the range of its numbers")
             found.setdefault(name, []).append(torch.nn.functional.one_hot(answer.prediction, answer.probabilities.shape[-1]))
     whole = {name: torch.cat(votes) for name, votes in found.items()}
     return {name: torch.stack([votes[:SELECTION].sum(0), votes[SELECTION:].sum(0)]) for name, votes in whole.items()}

@@ -76,7 +76,7 @@ class Smoothing(Value):
     """Standard deviation of the noise in every entry that may move, in the inputs' own unit."""
     n: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Noisy copies of a row that estimate the probability of its class, after 100 others that chose the class."""
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    alpha: Annotated[float, Field(ge=1e-12, le=0.5)] = 0.001
     """The probability, at most, that a class or radius of a row is wrong."""
 
     @property

@@ -148,3 +148,13 @@ def test_without_a_smoothed_classifier_it_is_refused(bench: Any) -> None:
         assert [(flaw.pointer, flaw.code) for flaw in found.value.flaws] == [("/smoothing", "inconsistent-spec")]
         assert word in found.value.flaws[0].message
     check_smoothing(dropped, Asking(mode="weight_scaled").axes(dropped))
+
+
+def test_noise_beyond_the_range_of_numbers_is_refused(bench: Any) -> None:
+    model = bench.model(hidden=[6, 6])
+    with torch.no_grad():
+        for parameter in model.networks[0].parameters():
+            parameter.mul_(1e9)
+    with pytest.raises(Invalid) as found:
+        smooth(model, bench.inputs(1), Asking().axes(model), Smoothing(sigma=1e30, n=10))
+    assert [(flaw.pointer, flaw.code) for flaw in found.value.flaws] == [("/smoothing/sigma", "non-finite")]
