@@ -17,11 +17,13 @@ def test_bounds_and_noise_from_post_to_certificate(desk: Desk) -> None:
     spec = {**NET, "name": "bounded", "ensemble": {"size": 2}, "adversarial_training": {"method": "ibp", "epsilon": 1.0}}
     model = desk.model(desk.run(spec))
     assert model["spec"]["early_stopping"] is None
-    job = desk.run({"kind": "robustness", "model": model["id"], "attacks": [{"type": "pgd", "steps": 10}], "epsilons": [0, 0.5, 1]})
+    job = desk.run(
+        {"kind": "robustness", "model": model["id"], "attacks": [{"type": "pgd", "steps": 10}], "epsilons": [0, 0.5, 1], "rows": 100}
+    )
     result = job["result"]
     held, attacked = ([point["accuracy"] for point in found] for found in (result["certified"]["curve"], result["worst_case"]))
     clean = result["clean"]["accuracy"]
-    assert held[0] == pytest.approx(clean, abs=0.005)
+    assert held[0] == pytest.approx(clean, abs=0.011)
     assert all(clean >= a >= v for a, v in zip(attacked, held, strict=True))
     assert held[2] > 0.3
     assert len(result["certified"]["per_row"]) == result["rows"]
