@@ -9,11 +9,13 @@ from service.data.columns import Columns
 from service.data.fields import REACH, Description, Field
 from service.errors import Flaw
 from service.spec import TrainSpec
+from service.tricks.certification import IBPTraining, certifiable
 from service.tricks.divergence import speaks
 from service.tricks.multitask import Target
 from service.tricks.smoothing import TRADES, VAT
 from service.tricks.splits import Split
 from service.tricks.stopping import EarlyStopping
+from service.tricks.transforms import Mixing
 
 
 def data(spec: TrainSpec, description: Description, parts: dict[str, int], warnings: list[Flaw]) -> Flaws:
@@ -30,6 +32,7 @@ def data(spec: TrainSpec, description: Description, parts: dict[str, int], warni
     yield from _split(spec.split, description, parts, fields)
     yield from _training(spec, parts, warnings)
     yield from _smoothing(spec)
+    yield from _bounded(spec, warnings)
     if spec.ensemble.selection is not None and spec.ensemble.size == 1:
         yield Flaw("/ensemble/selection", "inconsistent-spec", "of one member there is nobody to select")
     elif spec.ensemble.selection is not None and not unseen["validation"]:
@@ -153,6 +156,22 @@ def _smoothing(spec: TrainSpec) -> Flaws:
             if not speaks(target):
                 message = f"{rule.method} compares distributions, and of {target.name!r} the loss {target.loss} learns no distribution"
                 yield Flaw("/adversarial_training/method", "inconsistent-spec", message)
+
+
+def _bounded(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
+    """Bounds of what has none, and a choice of weights that may come from before the bounds."""
+    if not isinstance(spec.adversarial_training, IBPTraining):
+        return
+    where = "/adversarial_training/method"
+    for target in spec.targets or ():
+        if not certifiable(target):
+            yield Flaw(where, "inconsistent-spec", f"ibp bounds classes and single numbers, not {target.name!r} of the loss {target.loss}")
+    for augmentation in spec.augmentation:
+        if isinstance(augmentation, Mixing) and any(target.says == "classes" for target in spec.targets or ()):
+            yield Flaw(where, "inconsistent-spec", f"ibp bounds one class of a row, and {augmentation.type} mixes classes")
+    if spec.early_stopping is not None:
+        message = "epochs before the ramp's end may be the best there is, and are bounded by nothing; null keeps the last weights"
+        warnings.append(Flaw("/early_stopping", "stops-before-bounds", message))
 
 
 def _monitor(monitor: str, spec: TrainSpec) -> Flaws:

@@ -27,6 +27,7 @@ from service.settings import Settings
 from service.spec import JobSpec, RobustnessSpec, TrainSpec
 from service.tricks import splits
 from service.tricks.bagging import Ensemble
+from service.tricks.certification import IBPTraining
 from service.tricks.normalization import Normalize
 from service.tricks.penalties import Regularizer
 from service.tricks.splits import GIVEN, Split
@@ -204,11 +205,12 @@ def _plan(
 
 
 def _split(spec: TrainSpec, raw: dict[str, Any], description: Description) -> tuple[TrainSpec, dict[str, int]]:
-    """The spec with its split and, where there is nothing to validate on, without early stopping."""
+    """The spec with its split; without early stopping, unless asked for, where nothing validates or bounds are ramped up."""
     default: Split | Literal["given"] = GIVEN if description.splits else Split(validation=0.15, test=0.15)
     split = spec.split if spec.split is not None else default
     parts = splits.sizes(split, description.rows, description.splits)
-    if not parts["validation"] and "early_stopping" not in raw:
+    lasts = not parts["validation"] or isinstance(spec.adversarial_training, IBPTraining)
+    if lasts and "early_stopping" not in raw:
         return spec.model_copy(update={"split": split, "early_stopping": None}), parts
     return spec.model_copy(update={"split": split}), parts
 

@@ -37,7 +37,8 @@ class Model(Stored[R]):
     def predict(self, rows: Any, /, *, mode: str | None = None, returns: Sequence[str] | None = None, **options: Any) -> Steps[Prediction]:
         """Predictions for rows: an array with the row first, or a list of objects keyed by field; NaN means missing.
 
-        `options` are the request's other fields: samples, seed, members, dropout, combine, level, false_alarm_rate.
+        `options` are the request's other fields: samples, seed, members, dropout, combine, level, false_alarm_rate,
+        smoothing.
         """
         body = {"inputs": as_json(rows), **given({"mode": mode, "return": returns}), **as_json(options)}
         return Prediction((yield from post(f"{PATH}/{self.id}/predict", body)))

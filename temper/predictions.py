@@ -1,5 +1,6 @@
 """What a model answers, as numpy arrays."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ class Target:
         """Classification: total, aleatoric and epistemic entropy (nats), agreement; regression: std and its parts."""
         self.interval = _arrays(data.get("interval"))
         self.members = _array(data.get("members"))
+        radius = data.get("radius")
+        self.radius = None if radius is None else np.asarray([math.nan if each is None else each for each in radius])
+        """Of a smoothed classifier: each row's certified radius in L2, in the inputs' unit; NaN where it abstains."""
         self.code = _array(data.get("code"))
         """Of a reconstruction: the code of each row."""
         self.error = _array(data.get("error"))
@@ -41,6 +45,7 @@ class Prediction:
         self.uncertainty = first.uncertainty
         self.interval = first.interval
         self.members = first.members
+        self.radius = first.radius
         self.code = first.code
         self.error = first.error
         self.anomaly = first.anomaly

@@ -9,7 +9,8 @@ from service.data.encoding import ArrayInput, Encoding, NumericInput
 from service.errors import invalid
 from service.flaws import pointer
 from service.inference.model import Model
-from service.tricks.attacks import AnyAttack, Box, Corruption
+from service.nets.intervals import Interval
+from service.tricks.attacks import AnyAttack, Box, Corruption, UniformNoise
 
 Pair = tuple[float, float]
 
@@ -99,6 +100,18 @@ def placed(attack: AnyAttack, model: Model, *, where: str = "/attack") -> Box:
     if model.spec.preprocessing.normalize != "standard":
         raise invalid(f"{where}/unit", "inconsistent-spec", "the model knows no standard deviations: it was not normalized by them")
     return Box(box.low, box.high, box.movable, unit=model.networks[0].preprocess.scale)
+
+
+def trained_box(encoding: Encoding, device: torch.device) -> Box:
+    """Where bounded training lets rows go: numbers within what the training rows spanned, nothing else."""
+    box = box_of(UniformNoise(epsilon=0.0), encoding)
+    return Box(*(None if part is None else part.to(device) for part in (box.low, box.high, box.movable)))
+
+
+def reach(x: Tensor, epsilon: float, box: Box) -> Interval:
+    """All rows within epsilon of rows x [N, ...] in linf, as a box allows; of l2 and l1 that holds the ball too."""
+    far = torch.full_like(x, epsilon) if box.unit is None else epsilon * box.unit.to(x).expand_as(x)
+    return Interval.between(box.apply(x, -far), box.apply(x, far))
 
 
 def bounds_used(attack: AnyAttack, encoding: Encoding) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from service.inference import certifying
 from service.inference.boxes import placed
 from service.inference.pools import Numbers
 from service.inference.robustness import Outcome, Subject
@@ -23,6 +24,7 @@ def piece(subject: Subject, attacks: Sequence[AnyAttack], epsilons: Sequence[flo
         "right": subject.right.tolist(),
         "errors": subject.errors(subject.x) if isinstance(subject.clean, Numbers) else None,
         "curves": [curve(subject, attack, epsilons) for attack in attacks],
+        "verified": certifying.verified(subject, attacks, epsilons),
     }
 
 

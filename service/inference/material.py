@@ -15,6 +15,7 @@ from service.nets.network import Network, NetworkSpec, Scale
 from service.partition import draw_parts
 from service.spec import TrainSpec
 from service.tricks import splits
+from service.tricks.certification import IBPTraining
 from service.tricks.multitask import Reconstruction, Target
 from service.tricks.normalization import Normalize
 from service.tricks.targets import Given
@@ -82,7 +83,10 @@ class Material:
     def initial(self, member: int) -> Network:
         """The member's network before its first step."""
         seed = self.spec.ensemble.seed(member, "init", seed=self.spec.seed)
-        network = self.build(torch.Generator().manual_seed(seed), member=member)
+        generator = torch.Generator().manual_seed(seed)
+        network = self.build(generator, member=member)
+        if isinstance(self.spec.adversarial_training, IBPTraining):
+            self.spec.adversarial_training.begin(network, generator)
         if self.spec.init is not None:
             take_over(self.spec.init, network, source_of(self.sources, self.spec.init.model, member))
         return network

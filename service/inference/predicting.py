@@ -15,6 +15,7 @@ from service.inference.asking import ask
 from service.inference.model import Model
 from service.inference.pools import Classes, Numbers
 from service.inference.reconstructing import codes, decoded, numeric, row_errors
+from service.tricks.certification import Smoothing
 from service.tricks.choices import AtMost
 from service.tricks.modes import Asking, Axes
 from service.values import ITEMS
@@ -39,6 +40,8 @@ class PredictRequest(Asking):
     """Of the interval."""
     false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = RATE
     """Of anomalies: the share of rows like the training rows that may be taken for them."""
+    smoothing: Smoothing | None = None
+    """The smoothed classifier: each row's class and certified radius under Gaussian noise; null: the predictor itself."""
 
 
 def predict(

@@ -9,7 +9,7 @@ from scipy.special import betaincinv
 
 from service.inference.boxes import bounds_used
 from service.inference.model import Model
-from service.tricks.attacks import FAB, AnyAttack, Corruption
+from service.tricks.attacks import FAB, AnyAttack, Corruption, GaussianNoise
 from service.tricks.ladder import RUNGS
 
 Bools = NDArray[np.bool_]
@@ -51,6 +51,23 @@ def combine(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[flo
     minimal = next((a for a in within if isinstance(attacks[a], FAB)), None)
     distances = {} if minimal is None else {"distance": _rows(pieces, minimal, 0, "distances")}
     return {**head, "worst_case": cases, "per_row": {**per_row, **distances}}
+
+
+def certified(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[float], refusal: str | None) -> dict[str, Any]:
+    """What intervals verify: per epsilon the share of rows whose class nothing within it changes, and per row the largest such epsilon.
+
+    Gaussian noise in linf leaves the ball: rows that it broke are not counted. Without bounds there is the reason in words.
+    """
+    head = {"method": "interval_bounds", "norm": "linf", "reason": refusal}
+    if refusal is not None:
+        return {**head, "curve": None, "per_row": None}
+    rows = np.array([[held for part in pieces for held in part["verified"][e]] for e in range(len(epsilons))], dtype=bool)
+    for a in [a for a, attack in enumerate(attacks) if isinstance(attack, GaussianNoise) and attack.norm == "linf"]:
+        standing = np.array([_rows(pieces, a, e, "standing") for e in range(len(epsilons))], dtype=bool)
+        rows &= np.logical_and.accumulate(standing, axis=0)
+    points = [{"epsilon": epsilon, **accuracy(held)} for epsilon, held in zip(epsilons, rows, strict=True)]
+    largest = [max((epsilon for epsilon, held in zip(epsilons, row, strict=True) if held), default=None) for row in rows.T]
+    return {**head, "curve": [{**point, "verified_error": 1 - point["accuracy"]} for point in points], "per_row": largest}
 
 
 def _fields(attack: AnyAttack) -> dict[str, Any]:

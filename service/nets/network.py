@@ -77,7 +77,7 @@ class Network(nn.Module):
             if isinstance(target, Reconstruction):
                 said[target.name] = target.in_unit(head(self.trunk.decode(features, gate, kept)), scale.std)
             else:
-                said[target.name] = self._finished(target, head(features))
+                said[target.name] = self.finished(target, head(features))
         return said
 
     def exported(self, graph: Graph, x: str) -> tuple[str, dict[str, str]]:
@@ -96,7 +96,7 @@ class Network(nn.Module):
         return features, said
 
     def _exported_end(self, target: Target, graph: Graph, raw: str) -> str:
-        """The operators of `_finished`."""
+        """The operators of `finished`."""
         if target.says == "classes":
             scale = self.spec.architecture.logit_factor
             return graph.add("Mul", raw, graph.real(scale)) if scale != 1.0 else raw
@@ -107,7 +107,8 @@ class Network(nn.Module):
         flat: Tensor = self.preprocess(x).flatten(-max(len(self.spec.shape), 1))
         return flat[..., self.reads]
 
-    def _finished(self, target: Target, raw: Tensor) -> Tensor:
+    def finished(self, target: Target, raw: Tensor) -> Tensor:
+        """A head's outputs after `logit_scale` or tanh."""
         if target.says == "classes":
             scale = self.spec.architecture.logit_factor
             return raw * scale if scale != 1.0 else raw

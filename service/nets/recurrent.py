@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from service.errors import Flaw
 from service.nets.architecture import Drawing, Trunk, Width
 from service.nets.base import held
+from service.nets.intervals import Interval
+from service.nets.unrolled import unrolled
 from service.onnx.graph import Graph
 from service.tricks.choices import AtMost
 from service.tricks.dropout import Dropout, Gate, Site, Watcher
@@ -132,8 +134,8 @@ class Cells(nn.Module):
                     nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        leading = x.shape[:-2]
-        found: Tensor = self.cells(x.flatten(0, -3))[0]
+        leading, rows = x.shape[:-2], cast("Tensor | Interval", x.flatten(0, -3))
+        found: Tensor = cast(Tensor, unrolled(self.cells, rows)) if isinstance(rows, Interval) else self.cells(rows)[0]
         return found if len(leading) == 1 else found.unflatten(0, leading)
 
     def exported(self, graph: Graph, x: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from service.routes.answers import Answer
+from service.tricks.certification import Smoothing
 
 T = TypeVar("T")
 
@@ -102,6 +103,15 @@ class ClassTarget(BaseModel):
     members: Wanted[list[list[list[float]]]] = None
 
 
+class SmoothedTarget(BaseModel):
+    """A smoothed classification target: the class and its L2 radius in the inputs' own unit, both null where it abstains."""
+
+    prediction: list[str | None]
+    classes: list[str]
+    radius: list[float | None]
+    probability_lower: list[float]
+
+
 class NumberTarget(BaseModel):
     """A regression target; what was not asked for is absent."""
 
@@ -140,9 +150,10 @@ class _Asked(Answer):
 
 
 class PredictionAnswer(_Asked):
-    """What the model says of the rows, by target."""
+    """What the model says of the rows, by target; `smoothing` where it was asked for."""
 
-    targets: dict[str, ClassTarget | NumberTarget | MirrorTarget]
+    targets: dict[str, ClassTarget | SmoothedTarget | NumberTarget | MirrorTarget]
+    smoothing: Wanted[Smoothing] = None
 
 
 class AttackedTarget(BaseModel):

@@ -16,6 +16,7 @@ from service.inference.attacking import AttackRequest, echo
 from service.inference.model import Model
 from service.inference.predicting import PredictRequest, predict
 from service.inference.rows import read_rows
+from service.inference.smoothed import check_smoothing, smooth
 from service.routes.dependencies import Project, ServicesHere, accepts_json, place
 from service.routes.models import PATH, find
 from service.routes.openapi import PROBLEMS, body_of
@@ -26,6 +27,8 @@ from service.values import Value
 
 MOST_ANSWERS = 20_000_000
 """Rows times networks asked of one answer."""
+MOST_COPIES = 2_000_000
+"""Rows times noisy copies times networks asked of one answer."""
 MOST_NUMBERS = 5_000_000
 """Numbers in one answer that keeps what every network said."""
 
@@ -63,11 +66,25 @@ def predicted(ref: str, raw: Posted, services: ServicesHere, project: Project) -
     if axes.samples > services.settings.max_samples:
         raise invalid("/samples", "value-out-of-range", f"at most {services.settings.max_samples} samples")
     rows = read_rows(asked.inputs, model.encoding, most=services.settings.max_rows)
+    if asked.smoothing is not None:
+        _check_smoothed(model, axes, asked, services.settings.max_samples)
     _affordable(model, axes, asked, len(rows))
-    x, wanted = torch.from_numpy(rows), {"level": asked.level, "false_alarm_rate": asked.false_alarm_rate}
-    targets = predict(model, x, axes, parts=asked.parts, **wanted)
     head = {"model": row.id, "name": row.name, "version": row.version, "mode": axes.mode, **echo(axes), "rows": len(rows)}
+    if asked.smoothing is not None:
+        head["smoothing"], targets = asked.smoothing.dump(), smooth(model, torch.from_numpy(rows), axes, asked.smoothing)
+    else:
+        wanted = {"level": asked.level, "false_alarm_rate": asked.false_alarm_rate}
+        targets = predict(model, torch.from_numpy(rows), axes, parts=asked.parts, **wanted)
     return Response(orjson.dumps({**head, "targets": targets}), media_type="application/json")
+
+
+def _check_smoothed(model: Model, axes: Axes, asked: PredictRequest, most: int) -> None:
+    """Raises Invalid where there is no smoothed classifier, or something is asked of it that it does not say, or too many copies."""
+    if asked.smoothing is not None and asked.smoothing.n > most:
+        raise invalid("/smoothing/n", "value-out-of-range", f"at most {most} copies")
+    if asked.parts:
+        raise invalid("/return/0", "inconsistent-spec", "with smoothing an answer has the class, its radius and probability_lower")
+    check_smoothing(model, axes)
 
 
 @router.post(PATH + "/{ref}/attack", response_model=AttackAnswer, openapi_extra=body_of(AttackRequest))
@@ -82,6 +99,9 @@ def attacked(ref: str, raw: Posted, services: ServicesHere, project: Project) ->
 
 def _affordable(model: Model, axes: Axes, asked: PredictRequest, rows: int) -> None:
     """Raises TooLarge where one answer would be too much work or too many numbers."""
+    copies = asked.smoothing.copies if asked.smoothing is not None else 1
+    if copies > 1 and rows * copies * networks_asked(model, axes) > MOST_COPIES:
+        raise TooLarge(f"{rows} rows in {copies} noisy copies are too much for one answer; send fewer rows.", slug="cost-limit")
     networks = networks_asked(model, axes)
     width = sum(model.networks[0].spec.widths)
     if rows * networks > MOST_ANSWERS or ("members" in (asked.parts or ()) and rows * networks * width > MOST_NUMBERS):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from service.tricks.ascent import Ball, Loss, Streams, normal
 from service.tricks.attacks import Epsilon
+from service.tricks.certification import IBPTraining
 from service.tricks.norms import NORMS, NormName
 from service.tricks.smoothing import TRADES, VAT
 from service.values import Value
@@ -128,4 +129,6 @@ class NoiseTraining(_Mix):
         return x.detach() + (noise if movable is None else noise * movable)
 
 
-AdversarialTraining = Annotated[FGSMTraining | PGDTraining | FastTraining | TRADES | VAT | NoiseTraining, Field(discriminator="method")]
+Moving = FGSMTraining | PGDTraining | FastTraining | TRADES | VAT | NoiseTraining
+"""Methods that move rows."""
+AdversarialTraining = Annotated[Moving | IBPTraining, Field(discriminator="method")]

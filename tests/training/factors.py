@@ -153,6 +153,12 @@ REFUSALS = (
         for method in ("trades", "vat")
     ),
     *(Refusal("architecture: autoencoder*", f"adversarial: {method}", "/adversarial_training/method") for method in ("trades", "vat")),
+    *(
+        Refusal(f"task: {task}", "adversarial: ibp", "/adversarial_training/method")
+        for task in ("regression gaussian_nll", "regression quantile", "distribution", "reconstruction*")
+    ),
+    Refusal("architecture: autoencoder*", "adversarial: ibp", "/adversarial_training/method"),
+    *(Refusal(f"augmentation: {kind}", "adversarial: ibp", "/adversarial_training/method") for kind in ("mixup", "cutmix")),
     *(Refusal("task: classification smoothed", f"stopping: {then}", "/targets/0/decision/threshold") for then in ("retrain", "continue")),
     Refusal("architecture: autoencoder tied", "regularizer: l0", "/regularizers/0"),
     Refusal("architecture: mlp linear", "regularizer: tie*", "/regularizers/0/between/0"),

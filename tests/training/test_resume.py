@@ -124,6 +124,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "trades": {"adversarial_training": {"method": "trades", "epsilon": 1.0, "steps": 2}},
     "vat": {"adversarial_training": {"method": "vat", "epsilon": 3.0, "norm": "l2", "steps": 2}},
     "noise": {"adversarial_training": {"method": "noise", "std": 1.0, "weight": 0.5}},
+    "ibp": {"adversarial_training": {"method": "ibp", "epsilon": 1.0}},
     "clipping": {"gradient_clip": {"norm": 0.5}},
     "early stopping": {"optimizer": {"type": "adam", "learning_rate": 0.3}, "early_stopping": {"patience": 1}, "epochs": 30},
     "going on": {"early_stopping": {"patience": 2, "then": "continue"}},

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from service.inference.boxes import reach
+from service.nets.bounds import worst
 from service.nets.network import Network
 from service.tricks.adversarial import FastTraining, FGSMTraining
+from service.tricks.certification import IBPTraining
 from service.tricks.divergence import divergence
 from service.tricks.dropout import SCALED
 from service.tricks.smoothing import TRADES, VAT
@@ -17,14 +20,17 @@ from workers.training.task import Task
 Raw = dict[str, Tensor]
 
 
-def objective(network: Network, task: Task, x: Tensor, labels: Labels, members: Sequence[Member] = ()) -> Tensor:
+def objective(network: Network, task: Task, x: Tensor, labels: Labels, members: Sequence[Member] = (), *, progress: float = 1.0) -> Tensor:
     """The data loss, [] or each member's [K], part of it at adversarial inputs where the spec says so.
 
-    `members` are those of the run, whose streams moved rows start from; without them nothing is random.
+    `members` are those of the run, whose streams moved rows start from; without them nothing is random. `progress` is the share
+    of the steps that are done, by which bounds are ramped up.
     """
     rule = task.spec.adversarial_training
     if rule is None:
         return task.loss(network(x, task.gate), labels)
+    if isinstance(rule, IBPTraining):
+        return bounded(network, task, x, labels, ramped=rule.ramped(progress))
     adversary = Adversary(network, task, members)
     if isinstance(rule, TRADES | VAT):
         return adversary.smoothed(rule, x, labels) if rule.factor else task.loss(network(x, task.gate), labels)
@@ -33,6 +39,26 @@ def objective(network: Network, task: Task, x: Tensor, labels: Labels, members: 
     if isinstance(rule, FGSMTraining) and rule.weight < 1 and adversary.same:
         return adversary.shared(rule, x, labels)
     return adversary.mixed(x, labels)
+
+
+def bounded(network: Network, task: Task, x: Tensor, labels: Labels, *, ramped: float) -> Tensor:
+    """(1 - w) J(x) + w J(worst), so much of `weight` and `epsilon` being in force; bounds are those of the network as it is served."""
+    rule = task.spec.adversarial_training
+    if not isinstance(rule, IBPTraining):
+        raise TypeError("bounds have a ramp")
+    share = rule.weight * ramped
+    if share == 1 and not task.modal:
+        return task.loss(worst(network, reach(x, rule.epsilon * ramped, task.box), labels), labels)
+    # Taken at share 1 as well where there is batch norm: it moves the running statistics, before a graph of bounds holds them.
+    clean = task.loss(network(x, task.gate), labels)
+    if not share:
+        return clean
+    if task.modal:
+        network.eval()
+    bound = task.loss(worst(network, reach(x, rule.epsilon * ramped, task.box), labels), labels)
+    if task.modal:
+        network.train()
+    return bound if share == 1 else (1 - share) * clean + share * bound
 
 
 class Adversary:
@@ -66,8 +92,8 @@ class Adversary:
     def mixed(self, x: Tensor, labels: Labels) -> Tensor:
         """(1 - weight) J(x) + weight J(x_adv)."""
         rule, task = self._task.spec.adversarial_training, self._task
-        if rule is None or isinstance(rule, TRADES | VAT):
-            raise TypeError("a mix has a weight")
+        if rule is None or isinstance(rule, TRADES | VAT | IBPTraining):
+            raise TypeError("a mix moves rows and has a weight")
         rows = self._rows(x)
 
         def loss_of(moved: Tensor) -> Tensor:

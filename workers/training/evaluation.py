@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.blocks import blocks
+from service.inference.boxes import reach, trained_box
 from service.inference.material import Material
 from service.inference.quick import Known, known, measured, quick_means, quick_sums
+from service.nets.bounds import worst
 from service.nets.network import Network
 from service.tricks.adversarial import AdversarialTraining
+from service.tricks.certification import IBPTraining
 from service.tricks.multitask import Target, total, weighted
 from workers.training.batches import Labels
 
@@ -46,6 +49,7 @@ class Evaluation:
         monitor = (spec.monitored or "validation.loss").removeprefix("validation.") if part is None else "loss"
         self._training = spec.adversarial_training if monitor == ADVERSARIAL else None
         self._slow = "" if monitor == ADVERSARIAL else _slow(self._targets, monitor)
+        self._box = trained_box(material.encoding, device)
         self._movable = material.movable.to(device) if material.movable is not None else None
         self.rows = list(self.prepared(material.parts.validation if part is None else part))
 
@@ -72,6 +76,9 @@ class Evaluation:
             truths = self._completed(x, kept)
             each = x.to(self._device, torch.float32)
             each = each if network.members is None else each.expand(network.members, *each.shape)
+            if isinstance(training, IBPTraining):
+                self._spread(sums, network, self._bounded(network, training, each, truths), truths)
+                continue
             lead = each.shape[: 1 if network.members is None else 2]
             against = partial(self._against, network, lead, truths)
             moved = training.perturb(each.flatten(0, len(lead) - 1), against, self._movable).unflatten(0, lead)
@@ -92,7 +99,19 @@ class Evaluation:
     @torch.inference_mode()
     def _gather(self, sums: list[dict[str, Tensor]], network: Network, x: Tensor, truths: dict[str, Known]) -> list[dict[str, Tensor]]:
         """Add what the members say of rows to their sums; their raw outputs."""
-        raw = network(x)
+        return self._spread(sums, network, network(x), truths)
+
+    @torch.inference_mode()
+    def _bounded(self, network: Network, training: IBPTraining, x: Tensor, truths: dict[str, Known]) -> dict[str, Tensor]:
+        """The worst raw outputs that intervals allow at the full epsilon."""
+        lead = x.shape[: 1 if network.members is None else 2]
+        labels = {name: known.labels.expand(*lead, *known.labels.shape[1:]) for name, known in truths.items()}
+        return worst(network, reach(x, training.epsilon, self._box), labels)
+
+    def _spread(
+        self, sums: list[dict[str, Tensor]], network: Network, raw: dict[str, Tensor], truths: dict[str, Known]
+    ) -> list[dict[str, Tensor]]:
+        """Add raw outputs of rows to each member's sums; the raw outputs member by member."""
         each = [raw] if network.members is None else [{name: values[place] for name, values in raw.items()} for place in range(len(sums))]
         for own, outputs in zip(sums, each, strict=True):
             self._add(own, outputs, truths, network)

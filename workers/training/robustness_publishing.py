@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from service.inference import diagnostics, robustness_result
+from service.inference import certifying, diagnostics, robustness_result
 from service.inference.asking import ask
 from service.inference.plots.robustness import Example
 from service.inference.plots.robustness import robustness as draw
@@ -39,6 +39,7 @@ def publish_robustness(assignment: Assignment, link: Link) -> Done:
         "mode": ground.axes.mode,
         "bounds": robustness_result.bounds(spec.attacks, ground.model),
         "transfer": None,
+        "certified": robustness_result.certified(pieces, spec.attacks, spec.epsilons, _refusal(ground, spec, pieces)),
     }
     checks: list[diagnostics.Check] = []
     if ground.target.says == "classes" and reason is None:
@@ -54,6 +55,13 @@ def publish_robustness(assignment: Assignment, link: Link) -> Done:
     record = write_bytes(assignment.store, picture_key(spec.model, assignment.job_id), content)
     found["picture"] = {"size": record["size"], "sha256": record["sha256"]}
     return Done({"model": None, "result": found, "best": None, "stop_reason": reason})
+
+
+def _refusal(ground: Ground, spec: RobustnessSpec, pieces: Sequence[dict[str, Any]]) -> str | None:
+    """Why rows are not verified; None where they are."""
+    if any("verified" not in part for part in pieces):
+        return "a part of the rows was attacked by an older release, which verified nothing"
+    return certifying.refusal(ground.model, ground.axes, spec.attacks)
 
 
 def picture_key(model_id: str, job_id: str) -> str:

@@ -20,7 +20,7 @@ def step(run: Run, task: Task, batch: Batch) -> Tensor:
         x = x.to(torch.float32)
     if task.gating is not None:
         task.gating.draw(run.streams("gates"))
-    loss = objective(network, task, x, labels, run.members)
+    loss = objective(network, task, x, labels, run.members, progress=run.step / task.steps)
     (loss if loss.ndim == 0 else loss.sum()).backward()
     if task.scheduled:
         factor = spec.schedule.multiplier(run.step, steps_per_epoch=task.every, steps=spec.epochs * task.every)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.inference.asking import quiet
 from service.inference.augmenting import augmented
+from service.inference.boxes import trained_box
 from service.inference.material import Material
 from service.inference.sources import constants_of
 from service.nets.base import BatchNorm
@@ -47,6 +48,8 @@ class Task:
         self.modal = self.gating is not None or any(isinstance(module, BatchNorm) for module in run.network.modules())
         """Whether training and evaluation differ in more than dropout, which is an argument."""
         self.movable = material.movable.to(device) if material.movable is not None else None
+        self.box = trained_box(material.encoding, device)
+        """Where bounded training lets rows go."""
         self.every = len(self.batches)
         """Steps of an epoch, by which a schedule counts."""
         self.scheduled = not isinstance(spec.schedule, Constant)

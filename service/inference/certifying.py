@@ -1,0 +1,114 @@
+"""Verified rows: those whose class nothing within epsilon changes, by intervals through the deployed predictor (Gowal et al. 2018).
+
+Bounds are computed in float64. A row counts as verified where they leave more than float32 rounding of the answer itself.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.inference.asking import network_weights
+from service.inference.boxes import placed, reach
+from service.inference.model import Model
+from service.inference.robustness import Subject
+from service.nets import bounds
+from service.nets.intervals import Interval
+from service.tricks.attacks import AnyAttack, Corruption
+from service.tricks.modes import Axes
+
+ENTRIES = 4_000_000
+"""Numbers of the merged last layer, rows times classes times features, that are held at once."""
+MOST_PAIRED = 64
+"""Most classes whose pairs are bounded in each member: of more, members are verified one by one."""
+WIDER, SLACK = 1e-6, 1e-5
+"""By how much boxes are wider than epsilon, and what a margin has to be above, both relative: rounding in float32 is below."""
+
+
+def refusal(model: Model, axes: Axes, attacks: Sequence[AnyAttack]) -> str | None:
+    """Why rows cannot be verified, in words; None where they can."""
+    target = (model.spec.targets or ())[0]
+    if target.says != "classes":
+        return "a number has no class that could be verified"
+    if model.decision(target) != "argmax":
+        return "the class is decided by a threshold or by costs, not by the largest probability"
+    if axes.dropout != "weight_scaled":
+        return f"{axes.dropout} averages over masks; weight_scaled is one function of the row"
+    if all(isinstance(attack, Corruption) for attack in attacks):
+        return "corruption has severities and no epsilon"
+    return None
+
+
+def verified(subject: Subject, attacks: Sequence[AnyAttack], epsilons: Sequence[float]) -> list[list[bool]] | None:
+    """Per epsilon, which rows keep their class anywhere within it and the attacks' bounds, in linf; None where `refusal` says why.
+
+    All that an attack of the job may make of a row lies in the box that is bounded: that of l2 and l1 holds their balls.
+    """
+    if refusal(subject.model, subject.axes, attacks) is not None:
+        return None
+    return [_at(subject, attacks, epsilon).tolist() for epsilon in epsilons]
+
+
+def _at(subject: Subject, attacks: Sequence[AnyAttack], epsilon: float) -> Tensor:
+    networks = [subject.model.precise(member) for member in subject.axes.members]
+    classes, features = networks[0].spec.widths[0], networks[0].trunk.features
+    rows = max(1, ENTRIES // (classes * max(features, classes)))
+    found = []
+    for x, truth in zip(subject.x.double().split(rows), subject.truth.split(rows), strict=True):
+        subject.beat()
+        box = _hull([reach(x, epsilon * (1 + WIDER), placed(each, subject.model)) for each in attacks if not isinstance(each, Corruption)])
+        found.append(certain(subject.model, subject.axes, box, truth))
+    return torch.cat(found) & subject.right
+
+
+def _hull(boxes: Sequence[Interval]) -> Interval:
+    """The smallest box that holds all boxes."""
+    low, high = torch.stack([box.low for box in boxes]).amin(0), torch.stack([box.high for box in boxes]).amax(0)
+    return Interval.between(low, high)
+
+
+@torch.no_grad()
+def certain(model: Model, axes: Axes, box: Interval, labels: Tensor) -> Tensor:
+    """Whether the first target's answer is `labels` [N] for all rows of boxes [N, ...], as far as intervals tell.
+
+    Several networks: where every one says so, or where the bounds of what they are combined to do. Of probabilities
+    p_k >= 1 / sum_c exp(-d_kc) and p_k <= 1 / sum_c exp(d_ck), d_kc being the least z_k - z_c.
+    """
+    weights = network_weights(axes, len(axes.members)).reshape(len(axes.members), -1).sum(1)
+    sure = torch.ones(len(labels), dtype=torch.bool)
+    total = torch.zeros(len(labels), model.networks[0].spec.widths[0], dtype=torch.float64)
+    for member, weight in zip(axes.members, weights, strict=True):
+        network = model.precise(member)
+        read, target = bounds.features(network, box), network.spec.targets[0]
+        own = bounds.margins(network, target, read, labels)
+        slack = SLACK * (1 + own.abs().amax(-1, keepdim=True))
+        sure &= _others(own > slack, labels).all(-1)
+        if len(axes.members) > 1 and len(own[0]) <= MOST_PAIRED:
+            pairs = bounds.pairwise(network, target, read) - slack.unsqueeze(-1) if axes.combine != "geometric" else own
+            total += weight * _share(pairs, slack, labels, axes)
+    # Where nothing was added the total is 0, which decides nothing.
+    return sure | _others(total > 0, labels).all(-1)
+
+
+def _share(pairs: Tensor, slack: Tensor, labels: Tensor, axes: Axes) -> Tensor:
+    """What one network adds to the bound [N, C] of the label's lead over each class, as answers are combined."""
+    if axes.combine == "geometric":
+        return pairs - slack
+    at = labels.view(-1, 1, 1).expand(-1, 1, pairs.shape[-1])
+    own = pairs.gather(1, at).squeeze(1)
+    if axes.combine == "vote":
+        wins = _others(own > 0, labels).all(-1, keepdim=True).double()
+        loses = (pairs > 0).any(1).double()
+        return wins - (1 - loses)
+    least = 1 / (-_others(own, labels, 0.0)).exp().sum(-1, keepdim=True)
+    return least - 1 / _diagonal(pairs).exp().sum(1)
+
+
+def _others(values: Tensor, labels: Tensor, own: float | bool = True) -> Tensor:
+    """Values [N, C] with another at the label's place."""
+    return values.scatter(-1, labels.unsqueeze(-1), own)
+
+
+def _diagonal(pairs: Tensor) -> Tensor:
+    """Pairs [N, C, C] with 0 where a class meets itself."""
+    return pairs - torch.diag_embed(pairs.diagonal(dim1=1, dim2=2))
