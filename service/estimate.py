@@ -3,16 +3,27 @@
 import math
 from typing import NamedTuple
 
+from service.blocks import BLOCK_BYTES
 from service.nets.network import Network
 from service.settings import Settings
 from service.spec import TrainSpec
 from service.stacking import side_by_side
+from service.tricks.adversarial import FGSMTraining
+from service.tricks.optimization import SGD
+from service.tricks.smoothing import TRADES, VAT
 
 BASE_BYTES = 350 * 2**20
-"""A trainer with torch imported and nothing loaded."""
-COPIES = 7
-"""Of each parameter: weight, gradient, two moments, best, and the two buffers of a checkpoint."""
+"""A trainer with torch imported, at work on something small."""
+COPIES, MOMENT_COPIES = 8, 3
+"""Of each parameter while a checkpoint is written and the next epoch trains: weight, gradient, best weight, a copy of the weight, and
+weight and best weight twice over as bytes; of each of the optimizer's moments: itself, a copy, and bytes."""
+PUBLISHED_COPIES = 4
+"""Of each parameter of all members where the model is put together: weights, and what is read and written of them as bytes."""
+HELD = 1.6
+"""How many times the memory of what a pass holds it takes: gradients on their way back, and gaps between what is held (measured)."""
 
+ROW_BYTES = 48
+"""Of each row besides: labels, places in parts and orders."""
 ANSWER_BYTES, MEMBER_BYTES = 16, 8
 """Of each entry of a reconstruction while a model is measured: of the answer, and of each of several members' own, while joined."""
 
@@ -43,6 +54,9 @@ class Load(NamedTuple):
 
     rows: int
     row_bytes: int
+    """Of an encoded row that is held; one that is mapped from a file takes no memory."""
+    read_bytes: int
+    """Of a row that is read: two blocks of them are gathered, and as many as a block of validation rows are held."""
     train: int
     batch: int
     epochs: int
@@ -52,26 +66,52 @@ class Load(NamedTuple):
     again: Again = Again()
     passes: int = 3
     """Of a step through the network, forward or backward; adversarial training takes more."""
+    graphs: int = 1
+    """Forward passes of a step that are held at once; adversarial training may have two."""
+    moments: int = 2
+    """Numbers that the optimizer remembers of each parameter."""
 
 
 def cost_of(network: Network, load: Load) -> Cost:
     """The cost of training this network.
 
-    A pass costs two operations per weight and row, and a plain step is one forward and two backward; memory holds the encoded
-    dataset, for each of the members that train side by side the copies of its parameters and a batch's activations three times
-    over, and what reconstructions say of all rows.
+    A pass costs two operations per weight and row, and a plain step is one forward and two backward. Memory is that of the
+    process which needs most: of those that train, with the copies of the parameters and what a batch's passes hold, of each of
+    the members that train side by side; or of the one that puts the model together, with the parameters of all members and what
+    reconstructions say of all rows. All hold the encoded dataset.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())
     every = math.ceil(load.train / load.batch) * load.epochs
     steps = min(every, load.max_steps or every)
-    activations = 3 * 4 * load.batch * network.entries
-    together = side_by_side(parameters, load.shard)
+    held = int(HELD * 4 * load.batch * load.graphs * network.held)
+    copies = COPIES + MOMENT_COPIES * load.moments
+    training = side_by_side(parameters, load.shard) * (4 * copies * parameters + held)
     mirrored = sum(width for target, width in zip(network.spec.targets, network.spec.widths, strict=True) if target.from_inputs)
     answers = load.rows * mirrored * (ANSWER_BYTES + (MEMBER_BYTES * load.members if load.members > 1 else 0))
-    memory = BASE_BYTES + load.rows * load.row_bytes + together * (4 * COPIES * parameters + activations) + answers
+    publishing = 4 * PUBLISHED_COPIES * parameters * load.members + answers
+    data = load.rows * (load.row_bytes + ROW_BYTES) + 3 * min(BLOCK_BYTES, load.rows * load.read_bytes)
+    memory = BASE_BYTES + data + max(training, publishing)
     seen = min(load.train * load.epochs, steps * load.batch) + load.again.rows
     flops = 2 * load.passes * network.products * seen * load.members
     return Cost(parameters, network.saved, memory, flops, steps + load.again.steps)
+
+
+def graphs_of(spec: TrainSpec) -> int:
+    """Forward passes that a step holds at once: two where it learns from clean and from moved rows.
+
+    FGSM's mix takes them one after the other where training and serving are the same function.
+    """
+    rule = spec.adversarial_training
+    if rule is None or isinstance(rule, TRADES | VAT):
+        return 1 if rule is None else 2
+    apart = isinstance(rule, FGSMTraining) and not (spec.drops or spec.architecture.normalizes)
+    return 2 if 0 < rule.weight < 1 and not apart else 1
+
+
+def moments_of(spec: TrainSpec) -> int:
+    """Numbers that the optimizer remembers of a parameter; twice as many where those of the best weights are kept too."""
+    own = bool(spec.optimizer.momentum) if isinstance(spec.optimizer, SGD) else 2
+    return own * (2 if spec.early_stopping is not None and spec.early_stopping.then == "continue" else 1)
 
 
 def second_phase(spec: TrainSpec, load: Load, *, validation: int) -> Load:

@@ -1,7 +1,8 @@
 """From a posted spec and its dataset to a plan: every default filled in, every contradiction found before work starts."""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ from service.data.columns import Columns
 from service.data.encoding import expected_shape
 from service.data.fields import Description, Field
 from service.errors import Flaw, Invalid, NotFound
-from service.estimate import Cost, Load, cost_of, second_phase
+from service.estimate import Cost, Load, cost_of, graphs_of, moments_of, second_phase
 from service.flaws import flaws_of
 from service.layer_checks import Stored
 from service.nets import Architecture
@@ -181,13 +182,16 @@ def _plan(
     inputs = spec.inputs_of(description)
     load = Load(
         rows=description.rows,
-        row_bytes=sum(max(4, _width(field)) for field in inputs),
+        row_bytes=_row_bytes(inputs),
+        read_bytes=(1 if inputs and inputs[0].dtype == "uint8" else 4) * math.prod(shape),
         train=max(1, round(parts["train"] * spec.ensemble.fraction)),
         batch=batch,
         epochs=spec.epochs,
         max_steps=spec.max_steps,
         members=spec.ensemble.size,
         passes=spec.adversarial_training.passes if spec.adversarial_training is not None else 3,
+        graphs=graphs_of(spec),
+        moments=moments_of(spec),
         shard=max(map(len, shards)),
     )
     cost = cost_of(network, second_phase(spec, load, validation=parts["validation"]))
@@ -229,11 +233,11 @@ def _kind(spec: TrainSpec, description: Description) -> str:
     return inputs[0].kind if len(inputs) == 1 and inputs[0].kind in ("image", "tensor") else "table"
 
 
-def _width(field: Field) -> int:
-    entries = 1
-    for extent in field.shape:
-        entries *= extent
-    return entries * (1 if field.dtype == "uint8" else 4 * max(1, len(field.classes or ())))
+def _row_bytes(inputs: Sequence[Field]) -> int:
+    """Memory of an encoded row: columns become float32, an array stays in its file unless gaps have to be filled."""
+    if len(inputs) == 1 and inputs[0].kind in ("image", "tensor"):
+        return 4 * math.prod(inputs[0].shape) if inputs[0].missing else 0
+    return sum(4 * max(1, len(field.classes or ())) for field in inputs)
 
 
 def _machine_bytes() -> int:

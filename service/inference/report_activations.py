@@ -1,12 +1,13 @@
 """The report's `activations`: units that are saturated or dead in each layer, before the first step and at the kept weights."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from service.inference.asking import CHUNK_ENTRIES
 from service.inference.measuring import Inquiry
 from service.nets.activations import dead, saturated
 from service.nets.network import Network
@@ -29,6 +30,31 @@ class Probe(Watcher):
 
     def watch(self, x: Tensor, site: Site) -> None:
         self.seen[site.name] = x
+
+
+class Span(NamedTuple):
+    """What is remembered of a layer's outputs: the least and the largest of each unit [F], how many there were, how many saturated."""
+
+    low: Tensor
+    high: Tensor
+    count: int
+    flat: int | None
+
+    @classmethod
+    def of(cls, kind: str, outputs: Tensor) -> "Span":
+        """That of outputs [N, F]."""
+        flat = saturated(kind, outputs)
+        return cls(outputs.amin(0), outputs.amax(0), outputs.numel(), None if flat is None else int(flat.sum()))
+
+    def joined(self, other: "Span") -> "Span":
+        """That of both's rows."""
+        flat = None if self.flat is None or other.flat is None else self.flat + other.flat
+        return Span(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high), self.count + other.count, flat)
+
+    @property
+    def saturated(self) -> float | None:
+        """The share of saturated outputs; None for an activation without ends."""
+        return None if self.flat is None else self.flat / self.count
 
 
 def activations(inquiry: Inquiry) -> dict[str, Any] | None:
@@ -57,15 +83,15 @@ def activations(inquiry: Inquiry) -> dict[str, Any] | None:
 
 @torch.inference_mode()
 def shares(network: Network, x: Tensor) -> Shares:
-    """The shares of saturated outputs and of dead units of each layer on rows x [N, ...]."""
-    probe = Probe()
-    network.eval()(x, probe)
-    found: Shares = {}
-    for name, kind in network.trunk.activations().items():
-        outputs = probe.seen[name]
-        flat = saturated(kind, outputs)
-        found[name] = {"saturated": None if flat is None else float(flat.float().mean()), "dead": float(dead(outputs).float().mean())}
-    return found
+    """The shares of saturated outputs and of dead units of each layer on rows x [N, ...], taken chunk by chunk."""
+    kinds, spans = network.trunk.activations(), dict[str, Span]()
+    for rows in x.split(max(1, CHUNK_ENTRIES // (network.entries + 1))):
+        probe = Probe()
+        network.eval()(rows, probe)
+        for name, kind in kinds.items():
+            span = Span.of(kind, probe.seen[name])
+            spans[name] = spans[name].joined(span) if name in spans else span
+    return {name: {"saturated": span.saturated, "dead": float(dead(span.low, span.high).float().mean())} for name, span in spans.items()}
 
 
 def _mean(shown: Sequence[dict[str, float | None]]) -> dict[str, float | None]:

@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 OPERATORS = {"relu": "Relu", "elu": "Elu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
 """Those that ONNX has as they are."""
+SEES_INPUTS = ("leaky_relu", "elu", "gelu", "silu")
+"""Those whose slope is taken at what they were given, which is kept for it beside what they gave."""
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 """The ends of the activations that have two."""
 OUTER = 0.05
@@ -51,7 +53,6 @@ def saturated(activation: str, outputs: Tensor) -> Tensor | None:
     return (outputs < low + margin) | (outputs > high - margin)
 
 
-def dead(outputs: Tensor) -> Tensor:
-    """Units [F] whose outputs [N, F] are the same for every row, up to rounding: nothing of a row gets through them."""
-    low, high = outputs.amin(0), outputs.amax(0)
-    return high - low <= torch.finfo(outputs.dtype).eps * torch.maximum(low.abs(), high.abs())
+def dead(low: Tensor, high: Tensor) -> Tensor:
+    """Units [F] whose least and largest outputs over all rows are the same, up to rounding: nothing of a row gets through them."""
+    return high - low <= torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())

@@ -46,6 +46,10 @@ class Trunk(nn.Module):
         """Numbers that a forward pass holds of one row: inputs and each layer's outputs."""
         return sum(site.units for site in self.sites)
 
+    def held(self) -> int:
+        """Numbers that training holds of one row from its forward pass to its backward pass; where they are not counted, at most these."""
+        return 2 * self.entries()
+
     def products(self) -> int:
         """Multiplications of a forward pass of one row: one for each weight, where each is used once."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.ndim > 1)

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.nets.activations import ACTIVATIONS, ActivationName, exported_activation
+from service.nets.activations import ACTIVATIONS, SEES_INPUTS, ActivationName, exported_activation
 from service.nets.architecture import DECODED, HEADS, Drawing, Trunk, Width
 from service.nets.base import Linear, Transposed, exported, linear
 from service.onnx.graph import Graph
@@ -125,6 +125,11 @@ class Coder(Trunk):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {site.name: (site.units,) for site in self.sites[1:]}
+
+    def held(self) -> int:
+        """As of an MLP, there and back."""
+        each = 1 + (self.activation in SEES_INPUTS)
+        return self.sites[0].units + sum(site.units * (each + (2 if site.rate else 0)) for site in self.sites[1:])
 
     def activations(self) -> dict[str, str]:
         return {name: "identity" if name == "code" else self.activation for name in self.linears()}

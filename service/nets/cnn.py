@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.errors import Flaw
-from service.nets.activations import ACTIVATIONS, ActivationName, exported_activation
+from service.nets.activations import ACTIVATIONS, SEES_INPUTS, ActivationName, exported_activation
 from service.nets.architecture import Drawing, Trunk, Width
 from service.nets.base import exported
 from service.nets.convolution import (
@@ -115,7 +115,7 @@ class Convolutional(Trunk):
 
     def __init__(self, spec: CNN, space: Space, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.space, self.activation = space, spec.activation
+        self.space, self.activation, self.normalizes, self.pooling = space, spec.activation, spec.batch_norm, spec.pool
         start = Start(space.axes, spec.init, generator)
         self.conv = nn.ModuleList([Stage(spec, start, before, after) for before, after in pairwise((space.channels, *spec.channels))])
         dropout, extents = spec.dropout or Dropout(), spec.extents(space)
@@ -153,6 +153,13 @@ class Convolutional(Trunk):
         """Inputs, and what each convolution gives before its pooling and after it."""
         convolved = sum(site.units * math.prod(extents) for site, extents in zip(self.channels, self._before, strict=True))
         return self.sites[0].units + 2 * convolved + self.behind.entries()
+
+    def held(self) -> int:
+        """As of an MLP, and what each pooling gave with the 64-bit places of its maxima."""
+        each, pooled = 1 + self.normalizes + (self.activation in SEES_INPUTS), {"max": 3, "average": 1, "none": 0}[self.pooling]
+        places = zip(self.channels, self._before, self._extents, strict=True)
+        convolved = sum(site.units * (each * math.prod(before) + pooled * math.prod(after)) for site, before, after in places)
+        return self.sites[0].units + convolved + self.behind.held() - self.behind.sites[0].units
 
     def products(self) -> int:
         each = zip(self.conv, self._before, strict=True)

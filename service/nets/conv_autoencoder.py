@@ -199,8 +199,21 @@ class ConvCoder(Trunk):
         return {**dict.fromkeys((site.name for site in self.channels), "relu"), "code": "identity"}
 
     def entries(self) -> int:
+        return 2 * sum(self._sizes())
+
+    def held(self) -> int:
+        """Inputs, what each layer gave, poolings with their 64-bit switches, what unpooling spread out, and padded copies."""
+        down, up = self._sizes(), sum(math.prod(shape) for name, shape in self.shapes().items() if name.startswith("decoder"))
+        if not self.pools:
+            return sum(down) + up + self.features + (sum(down[:-1]) if self.kernel.extent % 2 == 0 else 0)
+        spread = zip(self.channels, self.extents[:-1], strict=True)
+        convolved = sum(site.units * math.prod(extents_after(before, self.kernel)) for site, before in spread)
+        return down[0] + 2 * convolved + 3 * sum(down[1:]) + up + self.features
+
+    def _sizes(self) -> list[int]:
+        """Numbers of the inputs, and of what each convolution comes to."""
         stages = zip((self.space.channels, *(site.units for site in self.channels)), self.extents, strict=True)
-        return 2 * sum(channels * math.prod(extents) for channels, extents in stages)
+        return [channels * math.prod(extents) for channels, extents in stages]
 
     def products(self) -> int:
         places = [math.prod(extents_after(extents, self.kernel)) for extents in self.extents[:-1]]

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.nets.activations import ACTIVATIONS, ActivationName, exported_activation
+from service.nets.activations import ACTIVATIONS, SEES_INPUTS, ActivationName, exported_activation
 from service.nets.architecture import HEADS, Drawing, Trunk, Width
 from service.nets.base import BatchNorm, exported, linear
 from service.onnx.graph import Graph
@@ -117,7 +117,7 @@ class Perceptron(Trunk):
         inputs = shape.numel()
         widths = (inputs, *spec.hidden)
         self.hidden = nn.ModuleList([Layer(spec, before, after, generator) for before, after in pairwise(widths)])
-        self.residual, self.activation = spec.residual, spec.activation
+        self.residual, self.activation, self.normalizes = spec.residual, spec.activation, spec.batch_norm
         self.features = widths[-1]
         dropout = spec.dropout or Dropout()
         rates = dropout.hidden_rates(len(spec.hidden))
@@ -155,6 +155,11 @@ class Perceptron(Trunk):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {site.name: (site.units,) for site in self.sites[1:]}
+
+    def held(self) -> int:
+        """Inputs, and of each layer what its activation gave, what it and batch norm were given, and a mask with its product."""
+        each = 1 + self.normalizes + (self.activation in SEES_INPUTS)
+        return self.sites[0].units + sum(site.units * (each + (2 if site.rate else 0)) for site in self.sites[1:])
 
     def activations(self) -> dict[str, str]:
         return dict.fromkeys(self.linears(), self.activation)

@@ -141,6 +141,11 @@ class Network(nn.Module):
         return self.trunk.entries()
 
     @property
+    def held(self) -> int:
+        """Numbers that training holds of one row from its forward pass to its backward pass."""
+        return self.trunk.held()
+
+    @property
     def products(self) -> int:
         """Multiplications of a forward pass of one row."""
         heads = sum(p.numel() for head in self.heads for p in head.parameters() if p.ndim > 1)

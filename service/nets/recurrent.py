@@ -21,6 +21,8 @@ from service.values import ITEMS
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 ONNX_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 """Where torch has each of the gates that ONNX has in its order: input, output, forget, cell, or update, reset, new."""
+HELD = {"lstm": 19, "gru": 7, "rnn": 1}
+"""Numbers of each unit and step that torch's cells hold on a CPU between a forward and a backward pass."""
 
 
 class Recurrent(Drawing):
@@ -112,6 +114,11 @@ class Layers(Trunk):
 
     def entries(self) -> int:
         return self.steps * (self.sites[0].units + 2 * GATES[self.cell] * sum(site.units for site in self.sites[1:]))
+
+    def held(self) -> int:
+        """Inputs, and of every step what cells keep of each unit; of a layer whose units are dropped its product."""
+        each = HELD[self.cell]
+        return self.steps * (self.sites[0].units + sum(site.units * (each + (1 if site.rate else 0)) for site in self.sites[1:]))
 
     def products(self) -> int:
         return self.steps * super().products()

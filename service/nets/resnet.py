@@ -160,6 +160,13 @@ class Residual(Trunk):
     def entries(self) -> int:
         return self.sites[0].units + 3 * sum(math.prod(shape) for shape in self.shapes().values())
 
+    def held(self) -> int:
+        """Inputs, of each convolution what batch norm and ReLU see of it, and of a block whose channels are dropped its product."""
+        shapes = self.shapes()
+        last = len(self.blocks()[0].conv) - 1
+        dropped = sum(math.prod(shapes[f"{site.name}.conv.{last}"]) for site in self.channels if site.rate)
+        return self.sites[0].units + 2 * sum(math.prod(shape) for shape in shapes.values()) + dropped
+
     def products(self) -> int:
         layers, shapes = self.linears(), self.shapes()
         weights = {name: sum(p.numel() for p in layer.parameters() if p.ndim > 1) for name, layer in layers.items()}

@@ -36,13 +36,14 @@ class Moments:
         x = block.astype(np.float64)
         count = float(np.prod([x.shape[axis] for axis in self.axes]))
         mean = x.mean(axis=self.axes, keepdims=True)
-        squares = ((x - mean) ** 2).sum(axis=self.axes, keepdims=True)
+        low, high = x.min(axis=self.axes, keepdims=True), x.max(axis=self.axes, keepdims=True)
+        x -= mean  # in its own memory: a block is as large as any walk over a dataset may take
+        squares = np.square(x, out=x).sum(axis=self.axes, keepdims=True)
         delta, total = mean - self.mean, self.count + count
         self._squares = self._squares + squares + delta**2 * (self.count * count / total)
         self.mean = self.mean + delta * (count / total)
         self.count = total
-        self.low = np.minimum(self.low, x.min(axis=self.axes, keepdims=True))
-        self.high = np.maximum(self.high, x.max(axis=self.axes, keepdims=True))
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
 
     @property
     def std(self) -> NDArray[np.float64]:

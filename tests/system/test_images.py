@@ -2,36 +2,21 @@
 
 import base64
 import io
-import zipfile
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from tests.system.desk import Desk
+from tests.system.pictures import drawn, zipped
 
-SIDE, EACH = 8, 40
-
-
-def drawn(label: str, stream: np.random.Generator) -> bytes:
-    """A bar on noise: upright or flat."""
-    pixels = stream.integers(0, 80, (SIDE, SIDE, 3), dtype=np.uint8)
-    at = int(stream.integers(0, SIDE))
-    where = (slice(None), at) if label == "upright" else (at, slice(None))
-    pixels[where] = 255
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+EACH = 40
 
 
 def test_pictures_from_zip_to_prediction(desk: Desk) -> None:
-    stream, archive = np.random.default_rng(0), io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as made:
-        for part, count in (("train", EACH), ("test", EACH // 4)):
-            for label in ("flat", "upright"):
-                for i in range(count):
-                    made.writestr(f"bars/{part}/{label}/{i:03d}.png", drawn(label, stream))
-    sent = desk.http.post("/api/v1/datasets", files={"file": ("bars.zip", archive.getvalue(), "application/zip")}, data={"name": "bars"})
+    stream = np.random.default_rng(0)
+    content = zipped(stream, train=EACH, test=EACH // 4)
+    sent = desk.http.post("/api/v1/datasets", files={"file": ("bars.zip", content, "application/zip")}, data={"name": "bars"})
     assert sent.status_code == 201, sent.text
     dataset = sent.json()
     assert (dataset["format"], dataset["splits"]) == ("images", {"train": 2 * EACH, "test": 2 * (EACH // 4)})

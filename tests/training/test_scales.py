@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.inference import report_activations
 from service.inference.measuring import Inquiry
 from service.inference.report_activations import activations, shares
 from service.inference.report_normalization import constant_features
@@ -92,7 +93,7 @@ def test_saturated_is_the_outer_twentieth_at_either_end() -> None:
 
 def test_a_dead_unit_gives_every_row_the_same() -> None:
     outputs = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 1e-30, 1.0 + 2**-23], [0.0, 1.0, 0.0, 1.5]])
-    assert dead(outputs).tolist() == [True, True, False, False]
+    assert dead(outputs.amin(0), outputs.amax(0)).tolist() == [True, True, False, False]
 
 
 def test_shares_are_those_of_a_forward_pass_by_hand(bench: Any) -> None:
@@ -105,6 +106,16 @@ def test_shares_are_those_of_a_forward_pass_by_hand(bench: Any) -> None:
         h = np.tanh(h @ layer.linear.weight.detach().double().numpy().T + layer.linear.bias.detach().double().numpy())
         assert found[name]["saturated"] == pytest.approx((np.abs(h) > 0.9).mean(), abs=1e-3)
     assert found["hidden.0"]["dead"] > 0, "without normalization some units are at an end for every row"
+
+
+def test_chunks_do_not_change_shares(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = {"type": "cnn", "channels": [3, 2], "hidden": [4], "activation": "tanh"}
+    made = bench.material("digits", architecture=net, preprocessing={"normalize": "none"})
+    network, x = made.initial(0), made.rows(made.parts.train[:50])[0]
+    whole = shares(network, x)
+    monkeypatch.setattr(report_activations, "CHUNK_ENTRIES", 7 * (network.entries + 1))
+    assert shares(network, x) == {name: pytest.approx(values) for name, values in whole.items()}
+    assert 0 < whole["conv.0"]["saturated"] < 1
 
 
 def inquiry(bench: Any, **fields: Any) -> Inquiry:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.blocks import blocks
+from service.blocks import BLOCK_BYTES, blocks
 from service.inference.boxes import reach, trained_box
 from service.inference.material import Material
 from service.inference.quick import Known, known, measured, quick_means, quick_sums
@@ -27,10 +27,20 @@ ADVERSARIAL = "adversarial_loss"
 Block = tuple[Tensor, dict[str, Known]]
 
 
-class Evaluation:
-    """The validation rows with what their labels say, prepared once for all epochs; `beat` is called before each pass.
+class Anew:
+    """Blocks of rows that are too large to be held: every pass reads them again."""
 
-    Of other rows, `part`, there is what every epoch takes, and nothing slow, whatever is monitored.
+    def __init__(self, read: Callable[[], Iterator[Block]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Block]:
+        return self._read()
+
+
+class Evaluation:
+    """The validation rows with what their labels say, prepared once for all epochs unless they are large.
+
+    `beat` is called before each pass. Of other rows, `part`, there is what every epoch takes, and nothing slow, whatever is monitored.
     """
 
     def __init__(
@@ -51,7 +61,9 @@ class Evaluation:
         self._slow = "" if monitor == ADVERSARIAL else _slow(self._targets, monitor)
         self._box = trained_box(material.encoding, device)
         self._movable = material.movable.to(device) if material.movable is not None else None
-        self.rows = list(self.prepared(material.parts.validation if part is None else part))
+        chosen = material.parts.validation if part is None else part
+        held = len(chosen) * material.inputs[:1].nbytes <= BLOCK_BYTES
+        self.rows: Iterable[Block] = list(self.prepared(chosen)) if held else Anew(partial(self.prepared, chosen))
 
     def prepared(self, part: NDArray[np.int64]) -> Iterator[Block]:
         """Blocks of rows with what their labels say."""
