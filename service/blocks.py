@@ -9,6 +9,11 @@ BLOCK_BYTES = 64 * 2**20
 Rows = NDArray[np.int64]
 
 
+def spread(rows: Rows, most: int) -> Rows:
+    """At most so many of the row numbers, evenly spread, the first and the last among them."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+
+
 def block_rows(row_bytes: int) -> int:
     """How many rows of so many bytes a block holds, at least one."""
     return max(1, BLOCK_BYTES // max(1, row_bytes))

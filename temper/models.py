@@ -1,10 +1,10 @@
-"""Models as the client sees them: asked, attacked, described."""
+"""Models as the client sees them: asked, attacked, looked into, described."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from temper.predictions import Attacked, Prediction, as_json
+from temper.predictions import Attacked, Prediction, Projected, as_json
 from temper.requests import exchange, fetch, given, pages, post
 from temper.steps import R, Resource, Send, Steps, operation
 from temper.stored import Stored
@@ -48,6 +48,11 @@ class Model(Stored[R]):
         """Adversarial rows and what the model says to them; `attack` as {"type": "pgd", "epsilon": 1.0}, in the inputs' units."""
         body = {"inputs": as_json(rows), "labels": as_json(labels), "attack": as_json(attack), **given({"mode": mode}), **as_json(options)}
         return Attacked((yield from post(f"{PATH}/{self.id}/attack", body)))
+
+    @operation
+    def project(self, rows: Any, layer: str, /, **options: Any) -> Steps[Projected]:
+        """What of rows the strongest units of a convolution answer to; `options`: strongest, channels, members, rectify."""
+        return Projected((yield from post(f"{PATH}/{self.id}/project", {"inputs": as_json(rows), "layer": layer, **as_json(options)})))
 
     @operation
     def report(self) -> Steps[dict[str, Any]]:

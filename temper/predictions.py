@@ -85,6 +85,22 @@ class Attacked:
         return f"Attacked({self.attack['type']}, {hit} of {attacked} rows changed)"
 
 
+class Projected:
+    """What rows show to the units of a layer: of each row some channels [N, M], and of each the unit that is strongest."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = dict(data)
+        self.channels: Array = np.asarray(data["channels"])
+        self.places: Array = np.asarray(data["places"])
+        """Where in the channel's map each unit is [N, M, axes]."""
+        self.values: Array = np.asarray(data["values"])
+        self.projections: Array = np.asarray(data["projections"])
+        """In the form of the rows [N, M, ...]."""
+
+    def __repr__(self) -> str:
+        return f"Projected({self.data['layer']}, {self.values.shape[1]} units of each of {self.values.shape[0]} rows)"
+
+
 def as_json(value: Any) -> Any:
     """Arrays, numpy's numbers and what contains them as JSON's types; NaN, which JSON lacks, as null: missing."""
     if isinstance(value, np.ndarray):

@@ -24,6 +24,7 @@ from service.catalog import PARTS, UNIONS, kinds, tag_of
 from service.flaws import CODES
 from service.inference.attacking import AttackRequest
 from service.inference.predicting import PredictRequest
+from service.inference.projecting import ProjectRequest
 from service.routes import answers, model_answers
 from service.routes.pages import PAGES
 from service.settings import Settings
@@ -172,7 +173,7 @@ def test_every_part_mode_and_answer_is_named() -> None:
         if isinstance(shape, type) and shape.__module__ == module.__name__ and hasattr(shape, "model_fields")
     ]  # fmt: skip
     aliases = {field.alias or name for name, field in PredictRequest.model_fields.items()}
-    assert named(fields(shapes) | fields([AttackRequest]) | aliases, TEXTS["docs/api.md"]) == []
+    assert named(fields(shapes) | fields([AttackRequest, ProjectRequest]) | aliases, TEXTS["docs/api.md"]) == []
 
 
 def test_every_command_and_operation_is_named() -> None:

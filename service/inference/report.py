@@ -15,6 +15,7 @@ from service.inference.model import Model
 from service.inference.pools import Answer, Classes
 from service.inference.report_activations import activations
 from service.inference.report_adversarial import adversarial_training
+from service.inference.report_gradients import gradients
 from service.inference.report_invariance import invariance, noise
 from service.inference.report_normalization import constant_features, normalization
 from service.inference.report_stopping import early_stopping
@@ -55,6 +56,7 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "reconstruction": _reconstruction(inquiry, splits),
             "constant_features": constant_features(material),
             "activations": activations(inquiry),
+            "gradients": gradients(summaries),
             "sparsity": report_sparsity.sparsity(inquiry),
             "penalties": report_sparsity.penalties(inquiry),
             "gates": report_sparsity.gates(inquiry),

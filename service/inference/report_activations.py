@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from service.blocks import spread
 from service.inference.asking import CHUNK_ENTRIES
 from service.inference.measuring import Inquiry
 from service.nets.activations import dead, saturated
@@ -67,7 +68,7 @@ def activations(inquiry: Inquiry) -> dict[str, Any] | None:
     kinds, train = model.networks[0].trunk.activations(), material.parts.train
     if not kinds or not len(train):
         return None
-    x = material.rows(train[np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_ROWS)).astype(int))])[0]
+    x = material.rows(spread(train, MOST_ROWS))[0]
     first, best = [], []
     for place, network in enumerate(model.networks):
         inquiry.beat()

@@ -34,6 +34,8 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         report_adversarial.shown(measured.get("adversarial_training")),
         _weights(measured),
         report_scales.activations(measured["activations"]),
+        _gradients(plots.get("gradients.svg")),
+        _features(plots.get("features.svg")),
         _augmentation(measured, plots.get("augmentation.svg")),
         section(
             "In detail",
@@ -158,6 +160,24 @@ def _augmentation(measured: Found, svg: bytes | None) -> Html:
         rows = ((f"{point['sigma']:.1f}", point["value"]) for point in measured["noise"]["by_sigma"])
         parts.append(table(("noise, of the range", f"{measured['noise']['metric']} on test"), rows))
     return section("Augmentation", *parts) if parts else Html()
+
+
+def _gradients(svg: bytes | None) -> Html:
+    """How much of the loss reached each layer."""
+    if svg is None:
+        return Html()
+    said = "Norms of the gradient of the loss on training rows, without dropout, augmentation and penalties."
+    return section("Gradients", figure(svg, "Gradient norm by layer", said))
+
+
+def _features(svg: bytes | None) -> Html:
+    """What convolutions look for."""
+    if svg is None:
+        return Html()
+    said = (
+        "Of each layer the strongest channels: the row that each answers to most, cut to what its strongest unit sees, and its projection."
+    )
+    return section("Features", figure(svg, "Filters, and rows beside their projections", said))
 
 
 def _layers(about: Found, tied: int) -> Html:

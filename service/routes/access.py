@@ -15,7 +15,7 @@ from service.storage.sessions import Database
 
 EMBEDDED = "default"
 _READING = ("GET", "HEAD")
-_PREDICTING = ("/predict", "/attack")
+_PREDICTING = ("/predict", "/attack", "/project")
 
 
 @dataclass(frozen=True)

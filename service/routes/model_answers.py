@@ -81,6 +81,8 @@ def model_answer(model: Model) -> ModelAnswer:
         "report": f"{here}/report",
         "report_html": f"{here}/report.html",
     }
+    if any(layer["type"] == "convolution" for layer in model.layers):
+        links["project"] = f"{here}/project"
     links |= {name: f"{here}/plots/{name}" for name in model.files if name.endswith(".svg")}
     links |= {name: f"{here}/files/{name}" for name in (*FILES, exporting.FILE, card.FILE)}
     links |= {name: f"{here}/files/{name}" for name in model.files if name == bags.FILE}

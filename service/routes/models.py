@@ -47,6 +47,8 @@ NEEDS = {
     "dropout.svg": "dropout, and test rows with labels",
     "augmentation.svg": "augmentation",
     "robustness.svg": "a robustness job",
+    "features.svg": "a convolution",
+    "gradients.svg": "a training that kept their norms, as it does since they are in the report",
 }
 """What a picture takes."""
 

@@ -1,4 +1,4 @@
-"""The shapes of answers to predictions and attacks: columns, with the row first. Declared for OpenAPI; orjson writes them."""
+"""The shapes of answers to predictions, attacks and projections: columns, with the row first. Declared for OpenAPI; orjson writes them."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -169,6 +169,23 @@ class Perturbation(BaseModel):
     linf: list[float]
     l2: list[float]
     l1: list[float]
+
+
+class ProjectionAnswer(Answer):
+    """What of each row the asked channels answer to: their numbers, where in their maps they are strongest, how strong, projections."""
+
+    model: str
+    name: str
+    version: int
+    members: int
+    layer: str
+    shape: list[int]
+    rectify: bool
+    rows: int
+    channels: list[list[int]]
+    places: list[list[list[int]]]
+    values: list[list[float]]
+    projections: list[Rows]
 
 
 class AttackAnswer(_Asked):

@@ -1,4 +1,4 @@
-"""Predictions and attacks at once: rows in, columns out."""
+"""Predictions, attacks and projections at once: rows in, columns out."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -10,17 +10,18 @@ from pydantic import ValidationError
 
 from service.errors import Invalid, TooLarge, invalid
 from service.flaws import flaws_of
-from service.inference import attacking
+from service.inference import attacking, projecting
 from service.inference.asking import networks_asked
 from service.inference.attacking import AttackRequest, echo
 from service.inference.model import Model
 from service.inference.predicting import PredictRequest, predict
+from service.inference.projecting import ProjectRequest
 from service.inference.rows import read_rows
 from service.inference.smoothed import check_smoothing, smooth
 from service.routes.dependencies import Project, ServicesHere, accepts_json, place
 from service.routes.models import PATH, find
 from service.routes.openapi import PROBLEMS, body_of
-from service.routes.prediction_answers import AttackAnswer, PredictionAnswer
+from service.routes.prediction_answers import AttackAnswer, PredictionAnswer, ProjectionAnswer
 from service.routes.reading import json_body
 from service.tricks.modes import Axes
 from service.values import Value
@@ -94,6 +95,16 @@ def attacked(ref: str, raw: Posted, services: ServicesHere, project: Project) ->
     asked = _read(AttackRequest, raw)
     model = services.shelf.get(row.id, row.files)
     answer = attacking.answer(model, asked, most_rows=services.settings.max_rows)
+    return Response(orjson.dumps({"model": row.id, "name": row.name, "version": row.version, **answer}), media_type="application/json")
+
+
+@router.post(PATH + "/{ref}/project", response_model=ProjectionAnswer, openapi_extra=body_of(ProjectRequest))
+def projected(ref: str, raw: Posted, services: ServicesHere, project: Project) -> Response:
+    """The strongest units of a convolution on rows, projected back to what they saw there."""
+    row = find(services, project, ref)
+    asked = _read(ProjectRequest, raw)
+    model = services.shelf.get(row.id, row.files)
+    answer = projecting.answer(model, asked, most_rows=services.settings.max_rows)
     return Response(orjson.dumps({"model": row.id, "name": row.name, "version": row.version, **answer}), media_type="application/json")
 
 

@@ -103,6 +103,21 @@ PREDICTIONS = [
 ]  # fmt: skip
 
 
+def project(number: int, change: dict[str, Any], slug: str, pointer: str) -> Row:
+    send = asked("POST", f"{MODELS}/{{plain}}/project", json={"inputs": [PIXELS], "layer": "conv.0", **change})
+    return Row(number, f"project {change}"[:50], send, 422, slug, pointer)
+
+
+PROJECTIONS = [
+    project(101, {}, "inconsistent-spec", "/layer"),  # a dense network
+    project(44, {"layer": 3}, "validation-error", "/layer"),
+    project(37, {"stronger": 3}, "unknown-field", "/stronger"),
+    project(102, {"strongest": 0}, RANGE, "/strongest"),
+    project(102, {"channels": [*range(65)]}, RANGE, "/channels"),
+    project(44, {"members": "all"}, "unknown-choice", "/members"),
+]
+
+
 def twice(bench: Bench) -> Answer:
     """Cancelled once and again."""
     job = bench.ask("POST", JOBS, json={**DIGITS, "name": "twice"}).json
@@ -131,7 +146,8 @@ ROWS = [
     *ATTACKS,
     *(unknown(method, path) for method, path in PATHS),
     body_of(f"{MODELS}/%s/predict", {"inputs": [PIXELS]}),
+    body_of(f"{MODELS}/%s/project", {"inputs": [PIXELS], "layer": "conv.0"}),
     body_of(f"{MODELS}/%s/attack", {"inputs": [PIXELS], "labels": ["1"], "attack": {"type": "fgsm", "epsilon": 1}}),
     body_of(f"{MODELS}/%s/aliases/a", {"version": 1}),
-    *QUERIES, *PREDICTIONS, *JOB_STATES,
+    *QUERIES, *PREDICTIONS, *PROJECTIONS, *JOB_STATES,
 ]  # fmt: skip

@@ -52,6 +52,7 @@ ASKED: dict[str, tuple[str, dict[str, Any], int]] = {
         {"json": {"inputs": [[0.0] * 64], "labels": ["1"], "attack": {"type": "fgsm", "epsilon": 1.0}}},
         503,
     ),
+    "POST /api/v1/models/{ref}/project": ("predict", {"json": {"inputs": [[0.0] * 64], "layer": "conv.0"}}, 503),
     "PUT /api/v1/models/{name}/aliases/{alias}": ("train", {"json": {"version": 1}}, 200),
     "DELETE /api/v1/models/{name}/aliases/{alias}": ("train", {}, 200),
     "GET /api/v1/models/{name}/aliases/{alias}/history": ("read", {}, 200),

@@ -50,7 +50,7 @@ CONFIG = {
         *(known(f"GET {MODELS}{rest}", ref="models") for rest in ("", "/report", "/report.html")),
         known(f"GET {MODELS}/files/{{name}}", ref="models", name="files"),
         known(f"GET {MODELS}/plots/{{name}}.svg", ref="models", name="plots"),
-        *({"include-name": f"POST {MODELS}{rest}", "parameters": {"path.ref": "plain"}} for rest in ("/predict", "/attack")),
+        *({"include-name": f"POST {MODELS}{rest}", "parameters": {"path.ref": "plain"}} for rest in ("/predict", "/attack", "/project")),
         known(f"PUT {ALIASES}", name="models", alias="aliases"),
         known(f"GET {ALIASES}/history", name="models", alias="aliases"),
         *(known(f"GET {DATASETS}{rest}", ref="datasets") for rest in ("", "/rows")),

@@ -219,6 +219,7 @@ def facts(run: Run) -> tuple[Any, ...]:
         run.reason,
         streams,
         run.only.history,
+        run.only.early,
     )
 
 

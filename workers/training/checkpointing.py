@@ -160,7 +160,7 @@ def read(store: Store, record: Record) -> tuple[dict[str, Tensor], dict[str, Any
     Nothing but tensors and plain values is ever unpickled.
     """
     for summary in (*record.get("done", ()), *record.get("waiting", ())):
-        for name in ("file", "history", "moments"):
+        for name in ("file", "history", "moments", "gradients"):
             if summary.get(name) is not None:
                 store.read(summary[name])
     weights = unpack(store.read(record["files"]["weights"]))

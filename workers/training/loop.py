@@ -11,6 +11,7 @@ from service.errors import TemperError
 from service.tricks.optimization import rate_of
 from service.tricks.stopping import SECOND, Patience, Second
 from workers.training.evaluation import Values
+from workers.training.gradients import EARLY, moments
 from workers.training.run import Member, Run
 from workers.training.steps import step
 from workers.training.task import Task
@@ -92,6 +93,9 @@ def finish_epoch(run: Run, task: Task) -> Epoch:
     validation = task.evaluate(run.network)
     scores = task.watch.scores(run.network, task.movable) if task.watch is not None else None
     run.order = None
+    if run.second is None and run.step >= EARLY and run.members[0].early is None:
+        for member, moment in zip(run.members, moments(task.material, run.network, run.step), strict=True):
+            member.early = moment
     measured: dict[int, Values] = {}
     notes: list[str | None] = []
     for place, member in enumerate(run.members):

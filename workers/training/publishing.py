@@ -20,6 +20,7 @@ from workers.training.checkpointing import Record, pack, unpack, write_bytes
 from workers.training.link import Link
 from workers.training.robustness_publishing import publish_robustness
 from workers.training.run import build
+from workers.training.summaries import with_gradients
 
 Summary = dict[str, Any]
 
@@ -43,7 +44,7 @@ def _publish_model(assignment: Assignment, link: Link) -> Done:
     model, steps = selection.select(Inquiry(gathered, material, lambda: link.progress(evaluating)))
     model = settle(Inquiry(model, material, lambda: link.progress(evaluating)))
     inquiry = Inquiry(model, material, lambda: link.progress(evaluating))
-    measured = report.build(inquiry, summaries)
+    measured = report.build(inquiry, [with_gradients(summary, assignment.store) for summary in summaries])
     measured["selection"] = selection.report(inquiry, steps)
     histories = {int(summary["member"]): json.loads(assignment.store.read(summary["history"])) for summary in summaries}
     link.send(Progress(1.0, 0, model.size, None, "publishing", None))

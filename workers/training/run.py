@@ -40,6 +40,8 @@ class Member:
     """Why its training ended."""
     second: Second | None = None
     """Its second phase, while it is in it."""
+    early: dict[str, Any] | None = None
+    """Its gradients early in training, once that was."""
     guard: Guard = field(default_factory=Guard)
     """What `fast` adversarial training goes back to."""
 
@@ -49,7 +51,7 @@ class Member:
         second = dict(vars(self.second)) if self.second is not None else None
         return {
             "number": self.number, "streams": streams, "patience": dict(vars(self.patience)), "history": self.history, "second": second,
-            "guard": self.guard.capture(),
+            "guard": self.guard.capture(), "early": self.early,
         }  # fmt: skip
 
     def restore(self, captured: dict[str, Any]) -> None:
@@ -59,7 +61,7 @@ class Member:
                 stream.set_state(captured["streams"][name])
         self.patience, self.history = Patience(**captured["patience"]), captured["history"]
         self.second = Second(**captured["second"]) if captured.get("second") is not None else None
-        self.guard = Guard(**captured.get("guard", {}))
+        self.guard, self.early = Guard(**captured.get("guard", {})), captured.get("early")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from service.inference.material import Material
 from service.storage.files import Store
 from service.tricks.stopping import Patience
 from workers.training.checkpointing import pack, unpack, write_bytes
+from workers.training.gradients import over_training
 from workers.training.retraining import COMPLETE
 from workers.training.run import Member, Run
 
@@ -19,6 +20,7 @@ Summary = dict[str, Any]
 def summarize(member: Member, run: Run, material: Material, store: Store, prefix: str) -> Summary:
     """A member at the end of its first phase: best weights, curves and, where training goes on from there, the optimizer's state."""
     key = f"{prefix}/member-{member.number}"
+    gradients = over_training(material, member, next(run.network.parameters()).device)
     moments = write_bytes(store, f"{key}-optimizer.safetensors", pack(member.moments)) if member.moments else None
     return {
         "member": member.number,
@@ -32,6 +34,7 @@ def summarize(member: Member, run: Run, material: Material, store: Store, prefix
         "stop_reason": member.reason,
         "stopped_by": member.reason,
         "distance": distance(material, member.number, member.best),
+        "gradients": write_bytes(store, f"{key}-gradients.json", json.dumps(gradients).encode()),
         "second": None,
         "rolled_back": list(member.guard.rolled_back),
         "history": _history(store, key, member),
@@ -58,6 +61,12 @@ def remember(summary: Summary, store: Store) -> Member:
     member.moments = unpack(store.read(summary["moments"])) if summary["moments"] is not None else {}
     member.history = json.loads(store.read(summary["history"]))
     return member
+
+
+def with_gradients(summary: Summary, store: Store) -> Summary:
+    """The summary with what its file of gradients says; None of one that an older release made."""
+    record = summary.get("gradients")
+    return {**summary, "gradients": json.loads(store.read(record)) if record is not None else None}
 
 
 def distance(material: Material, member: int, weights: dict[str, Tensor]) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from typing import Any
 
 import torch
 
+from service.inference.features import features as features_of
 from service.inference.measuring import Inquiry
 from service.inference.plots.augmentation import augmentation
 from service.inference.plots.averages import dropout_error, ensemble_error
 from service.inference.plots.calibration import coverage, quantile_coverage, reliability
 from service.inference.plots.confusion import confusion_matrix
 from service.inference.plots.curves import Histories, learning_curves
+from service.inference.plots.features import features
+from service.inference.plots.gradients import gradients
 from service.inference.pools import Classes
 from service.inference.report import default_axes
 
@@ -34,6 +37,7 @@ def all_plots(
     trained = any(series.get("train.loss") for series in histories.values())
     together, dropped = measured["ensemble"], measured["dropout"]
     way = dropped["convergence"] if dropped else None
+    seen = features_of(inquiry)
     found = {
         "learning_curves.svg": learning_curves(histories, inquiry.model.spec, summaries) if trained else None,
         "confusion_matrix.svg": confusion_matrix(counts) if counts and any(map(any, counts["matrix"])) else None,
@@ -41,6 +45,8 @@ def all_plots(
         "ensemble.svg": ensemble_error(together) if together else None,
         "dropout.svg": dropout_error(way) if way else None,
         "augmentation.svg": _augmentation(inquiry),
+        "features.svg": features(seen) if seen is not None else None,
+        "gradients.svg": gradients(measured["gradients"], len(summaries)) if measured["gradients"] else None,
     }
     return {name: content for name, content in found.items() if content is not None}
 

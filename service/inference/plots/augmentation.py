@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from service.inference.augmenting import Seen, seen
 from service.inference.material import Material
-from service.inference.plots.canvas import label, picture
+from service.inference.plots.canvas import bare, label, picture
 
 SHOWN, EPOCHS, MOST_PIXELS = 8, 3, 64
 """Rows and epochs that are drawn, and the side to which larger images are thinned out."""
@@ -45,7 +44,7 @@ def _images(figure: Figure, versions: Sequence[Tensor], names: Sequence[str], ti
             step = -(-max(image.shape[:2]) // MOST_PIXELS)
             axes.imshow(_shades(image[::step, ::step], low, high), cmap="gray", vmin=0, vmax=1, interpolation="none")
             axes.set_title(titles[line][place], size=7 if len(titles[line][place]) < 9 else 5.5, loc="center", pad=2)
-            _bare(axes)
+            bare(axes)
         grid[line, 0].set_ylabel(names[line], size=8)
 
 
@@ -62,7 +61,7 @@ def _matrices(figure: Figure, versions: Sequence[Floats], names: Sequence[str]) 
     for axes, x, name in zip(grid, versions, names, strict=True):
         axes.imshow(x[:, :MOST_PIXELS], cmap="RdBu", vmin=-3, vmax=3, interpolation="none", aspect="auto")
         axes.set_title(name, size=8, loc="center", pad=3)
-        _bare(axes)
+        bare(axes)
     grid[0].set_ylabel("rows", size=8)
     grid[0].set_xlabel("inputs", size=8)
 
@@ -90,9 +89,3 @@ def _title(one: Tensor, names: Sequence[str]) -> str:
         return "?"
     parts = [(float(share), label(names[place], 5)) for place, share in enumerate(one) if share > 0.005]
     return " ".join(name if share > 0.995 else f"{name}·{share:.2f}".replace("0.", ".") for share, name in sorted(parts, reverse=True)[:2])
-
-
-def _bare(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)

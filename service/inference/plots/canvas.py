@@ -86,3 +86,10 @@ def diagonal(axes: Axes, name: str) -> None:
 def unit_square(axes: Axes, ticks: Sequence[float] = (0, 0.2, 0.4, 0.6, 0.8, 1)) -> None:
     """Both axes from 0 to 1."""
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks)
+
+
+def bare(axes: Axes) -> None:
+    """No ticks, no grid, no frame: what is drawn is an image."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)

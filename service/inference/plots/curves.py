@@ -87,7 +87,7 @@ def _panel(axes: Axes, name: str, lines: Sequence[Line]) -> None:
     axes.set_ylabel(label(name, 32))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if name == "loss" and log_helps([values for line in lines for values in line.values.values()]):
-        _logarithmic(axes)
+        logarithmic(axes)
 
 
 def _plot(axes: Axes, values: Floats, line: Line, places: NDArray[np.int64], *, bold: bool, member: int | None = None) -> None:
@@ -113,7 +113,7 @@ def log_helps(series: Sequence[Floats]) -> bool:
     return bool(len(known) and known.min() > 0 and known.max() > WIDE * known.min())
 
 
-def _logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes) -> None:
     """A logarithmic axis with plain numbers at 1, 2, 5 of each decade."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
