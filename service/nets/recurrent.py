@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.errors import Flaw
-from service.nets.architecture import Drawing, Trunk, Width
+from service.nets.architecture import Thinned, Trunk, Width
 from service.nets.base import held
 from service.onnx.graph import Graph
 from service.tricks.choices import AtMost
@@ -21,7 +21,7 @@ ONNX_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 """Where torch has each of the gates that ONNX has in its order: input, output, forget, cell, or update, reset, new."""
 
 
-class Recurrent(Drawing):
+class Recurrent(Thinned):
     """Layers of recurrent cells (LSTM: Hochreiter and Schmidhuber 1997; GRU: Cho et al. 2014); features are the last state.
 
     A unit that is dropped stays dropped over the whole sequence (Gal and Ghahramani 2016, "A theoretically grounded application
@@ -113,6 +113,9 @@ class Layers(Trunk):
 
     def products(self) -> int:
         return self.steps * super().products()
+
+    def repeated(self) -> int:
+        return (self.steps - 1) * super().products()
 
     def activations(self) -> dict[str, str]:
         return dict.fromkeys(self.linears(), "tanh")

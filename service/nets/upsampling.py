@@ -11,29 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.nets.base import held
-from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, extents_after, on_rows
+from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, extents_after, on_rows, toeplitz_entries
 from service.onnx.graph import Graph
 
 UP: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 
 
-def padding_of(kernel: Kernel) -> tuple[int, int]:
-    """Zeros before and after each axis of `convolution`, so that stride 1 keeps the extents."""
-    return (kernel.extent // 2, kernel.extent // 2) if kernel.extent % 2 else ((kernel.extent - 1) // 2, kernel.extent // 2)
-
-
-def transposed(x: Tensor, weight: Tensor, kernel: Kernel, extents: tuple[int, ...]) -> Tensor:
-    """W^T x [N, C', *extents] of x [N, C, *S], W being `convolution`'s matrix from those extents; weight [C, C', *kernel].
+def transposed(x: Tensor, weight: Tensor, kernel: Kernel, extents: tuple[int, ...], *, groups: int = 1) -> Tensor:
+    """W^T x [N, C', *extents] of x [N, C, *S], W being `convolution`'s matrix from those extents; weight [C, C' / groups, *kernel].
 
     A strided convolution takes several extents to one, so that the extents wished have to be said (Dumoulin and Visin 2016,
     "A guide to convolution arithmetic", section 4).
     """
-    axes, (before, after) = len(extents), padding_of(kernel)
+    axes, (before, after) = len(extents), kernel.paddings
+    told = {"stride": kernel.stride, "dilation": kernel.dilation, "groups": groups}
     if before == after:
-        reached = [(size - 1) * kernel.stride - 2 * before + kernel.extent for size in x.shape[2:]]
+        reached = [(size - 1) * kernel.stride - 2 * before + kernel.reach + 1 for size in x.shape[2:]]
         more = [extent - got for extent, got in zip(extents, reached, strict=True)]
-        return UP[axes](x, weight, stride=kernel.stride, padding=before, output_padding=more)
-    found = UP[axes](x, weight, stride=kernel.stride)
+        return UP[axes](x, weight, padding=before, output_padding=more, **told)
+    found = UP[axes](x, weight, **told)
     missing = [before + extent - got for extent, got in zip(extents, found.shape[2:], strict=True)]
     if max(missing) > 0:  # places that no window of the convolution reaches
         found = F.pad(found, [end for short in reversed(missing) for end in (0, max(short, 0))])
@@ -63,13 +59,14 @@ class TransposedConvolution(nn.Module):
         """Weights that another layer holds for it."""
         return sum(source.weight.numel() for source in self._source)
 
-    def _weight(self) -> Tensor:
+    @property
+    def weights(self) -> Tensor:
+        """Its own, or those that it mirrors."""
         return self.weight if self.weight is not None else next(iter(self._source)).weight
 
     def forward(self, x: Tensor, extents: tuple[int, ...]) -> Tensor:
         """[.., N, C', *extents] of [.., N, C, *S]."""
-        weight: Tensor = self._weight()
-        found = on_rows(lambda rows: transposed(rows, weight, self.kernel, extents), x, self.axes)
+        found = on_rows(lambda rows: transposed(rows, self.weights, self.kernel, extents), x, self.axes)
         return found + self.bias.view(-1, *(1,) * self.axes)
 
     def exported(self, graph: Graph, x: str, extents: tuple[int, ...]) -> str:
@@ -83,11 +80,14 @@ class TransposedConvolution(nn.Module):
         return graph.add("ConvTranspose", x, *weights, strides=strides, pads=pads, output_padding=more)
 
 
-def max_pool(x: Tensor, axes: int) -> tuple[Tensor, Tensor]:
-    """2x2 (or 2) windows pooled, and the switches: which entry of its plane each maximum was."""
+HALVING = Kernel(2, 2, padding=0)
+
+
+def max_pool(x: Tensor, axes: int, window: Kernel = HALVING) -> tuple[Tensor, Tensor]:
+    """Windows pooled, and the switches: which entry of its plane each maximum was."""
     plane = x.flatten(0, -axes - 2)
     pool = F.max_pool1d if axes == 1 else F.max_pool2d
-    values, switches = pool(plane, 2, return_indices=True)
+    values, switches = pool(plane, window.extent, window.stride, return_indices=True)
     return values.unflatten(0, x.shape[: -axes - 1]), switches.unflatten(0, x.shape[: -axes - 1])
 
 
@@ -140,3 +140,8 @@ class Painter(nn.Module):
         axes = self.space.axes
         painted = self.layer.exported(graph, x, self.space.extents)
         return graph.add("Flatten", graph.add("Transpose", painted, perm=(0, *range(2, axes + 2), 1)))
+
+    def repeated(self) -> int:
+        """How many more weights there would be, were none used at several places."""
+        weights, extents, kernel = self.layer.weights.numel(), self.space.extents, self.layer.kernel
+        return toeplitz_entries(weights, kernel, extents, extents_after(extents, kernel)) - weights

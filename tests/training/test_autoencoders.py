@@ -236,7 +236,9 @@ def test_the_report(bench: Any) -> None:
     }  # fmt: skip
     assert found["reconstruction"]["anomaly"]["test"] < 0.15
     assert found["rows"] == {"train": 1257, "validation": 270, "test": 270}
-    assert found["parameters"] == {"member": 64 * 12 + 12 + 12 * 4 + 4 + 12 + 64, "saved_by_tying": 64 * 12 + 12 * 4}
+    tied, member = 64 * 12 + 12 * 4, 64 * 12 + 12 + 12 * 4 + 4 + 12 + 64
+    shared = {"saved_by_tying": tied, "unshared": member + tied, "saved_by_sharing": tied}
+    assert found["parameters"] == {"member": member, **shared}
     assert set(found["sparsity"]) == {"encoder.0", "code"}, "a tied layer has no weights of its own"
     assert list(found["activations"]["layers"]) == ["encoder.0", "code", "decoder.0"]
     assert found["ensemble"]["measured_error"] == pytest.approx(test["error_original"], rel=1e-6)
