@@ -204,7 +204,7 @@ def toeplitz_entries(weights: int, kernel: Kernel, before: tuple[int, ...], afte
         shifts = [kernel.paddings[0] - kernel.dilation * entry for entry in range(kernel.extent)]
         ends = [(max(0, -(-shift // kernel.stride)), min(places - 1, (extent - 1 + shift) // kernel.stride)) for shift in shifts]
         inside *= sum(max(0, last - first + 1) for first, last in ends)
-    return weights // kernel.extent ** len(before) * inside
+    return weights // int(kernel.extent ** len(before)) * inside
 
 
 def extents_after(extents: tuple[int, ...], kernel: Kernel) -> tuple[int, ...]:

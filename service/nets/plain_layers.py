@@ -176,14 +176,15 @@ class Activated(Step):
     """An activation's step, whose outputs can be looked at by feature or channel."""
 
     sort = "activation"
+    site: Site
 
     def __init__(self, site: Site, axes: int, function: ActivationName) -> None:
         super().__init__()
         self.site, self.axes, self.function = site, axes, function
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
-        found, site = ACTIVATIONS[self.function](x), self.site
-        return drop_channels(found, run.gate, site, self.axes) if self.axes else run.gate(found, site)
+        found = ACTIVATIONS[self.function](x)
+        return drop_channels(found, run.gate, self.site, self.axes) if self.axes else run.gate(found, self.site)
 
 
 class DropoutLayer(Layer):
@@ -222,6 +223,7 @@ class Dropped(Step):
     """Dropout's step. Single numbers of space are units in data's order; a channel's mask is the same at all places."""
 
     sort = "dropout"
+    site: Site
 
     def __init__(self, site: Site, shape: Shape, *, channel: bool) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from service.nets.architecture import HEADS, Begun, Trunk
 from service.nets.base import linear
 from service.nets.convolution import Kernel, Start, convolution
 from service.nets.layer import Earlier, Making, Placed, Run, Shape, Unfit, channels_first, shown
-from service.nets.layers import CODE, Layers, ResidualLayer, check, christened, every, of_kind, passed
+from service.nets.layers import CODE, Layers, NamedLayer, ResidualLayer, check, christened, every, of_kind, passed
 from service.nets.plain_layers import ActivationLayer, DropoutLayer, MaxPoolLayer, UnpoolLayer, reshaped
 from service.nets.upsampling import checkerboard
 from service.nets.weighted_layers import BatchNormLayer, LinearLayer, TransposedConvolutionLayer
@@ -115,16 +115,15 @@ def entered(shape: Shape, kind: str) -> Shape:
 
 def _dropping(layers: Layers, rate: float) -> Layers:
     """Layers with this rate in all dropout."""
-    found = []
-    for layer in layers:
+
+    def changed(layer: NamedLayer) -> NamedLayer:
         if isinstance(layer, DropoutLayer):
-            found.append(layer.model_copy(update={"rate": rate}))
-        elif isinstance(layer, ResidualLayer):
-            inner = {"layers": _dropping(layer.layers, rate), "shortcut": _dropping(layer.shortcut, rate)}
-            found.append(layer.model_copy(update=inner))
-        else:
-            found.append(layer)
-    return tuple(found)
+            return layer.model_copy(update={"rate": rate})
+        if isinstance(layer, ResidualLayer):
+            return layer.model_copy(update={"layers": _dropping(layer.layers, rate), "shortcut": _dropping(layer.shortcut, rate)})
+        return layer
+
+    return tuple(map(changed, layers))
 
 
 class Chain(Trunk):

@@ -8,19 +8,23 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from service.errors import NotFound
 from service.flaws import flaws_of
+from service.inference.weight_scaling import kept
 from service.nets import Architecture
 from service.nets.cnn import CNN
 from service.nets.conv_autoencoder import ConvAutoencoder
 from service.nets.layer import Run
 from service.nets.mlp import MLP
 from service.nets.network import Network, NetworkSpec, Scale, stack, stackable
+from service.nets.pruning import pruned
 from service.nets.recurrent import Recurrent
 from service.nets.resnet import ResNet
 from service.nets.sequential import Chain, Sequential
 from service.tricks.dropout import SCALED, Replayed
 from service.tricks.multitask import Classification, Reconstruction
 from service.tricks.normalization import Normalize
+from service.tricks.sparsity import L0
 
 Shape = tuple[int, ...]
 DOUBLE = {"dtype": torch.float64}
@@ -219,11 +223,11 @@ EVERYTHING: list[dict[str, Any]] = [
 ]
 
 
-def network(spec: Any, shape: Shape, targets: tuple[Any, ...], *, kind: str = "image", seed: int = 0) -> Network:
+def network(spec: Any, shape: Shape, targets: tuple[Any, ...], *, kind: str = "image", seed: int = 0, regularizers: Any = ()) -> Network:
     widths = tuple(3 if target.task == "classification" else math.prod(shape) for target in targets)
     scales = [Scale(torch.zeros(1), torch.ones(1)) for _ in targets]
     plain = Normalize(torch.zeros(1), torch.ones(1))
-    return Network(NetworkSpec(spec, shape, targets, widths, kind=kind), plain, scales, torch.Generator().manual_seed(seed))
+    return Network(NetworkSpec(spec, shape, targets, widths, regularizers, kind=kind), plain, scales, torch.Generator().manual_seed(seed))
 
 
 BOTH = (Classification(name="label"), Reconstruction(name="input"))
@@ -316,6 +320,34 @@ def test_what_sharing_saves() -> None:
     assert tied.saved_by_sharing == 2 * (2 * 14**2 + 6 * 6**2) - 2 * 16 - up
     states = network(Recurrent(cell="gru", hidden=(4,)), (7, 3), BOTH[:1], kind="tensor").sharing
     assert states.saved_by_sharing == 6 * 3 * 4 * (3 + 4)
+
+
+def test_gates_close_the_inputs_of_a_linear_layer_at_each_of_its_uses() -> None:
+    """Norms have no inputs to close; published weights have the gates in them."""
+    spec = listed({"type": "layer_norm"}, linear(5, name="a"), RELU, {"type": "share", "as": "a"})
+    gated = network(spec, (5,), BOTH[:1], kind="table", regularizers=(L0(alpha=0.1),)).eval()
+    logits = {name: p for name, p in gated.named_parameters() if name.endswith("log_alpha")}
+    assert list(logits) == ["trunk.layer.1.linear.log_alpha", "heads.0.log_alpha"]
+    logits["trunk.layer.1.linear.log_alpha"].data.copy_(torch.tensor([9.0, -9, 9, -9, 0]))
+    (plain,), cut = pruned([gated])
+    x = torch.randn(4, 5)
+    assert cut is None
+    torch.testing.assert_close(plain.eval()(x)["label"], gated(x)["label"], rtol=1e-6, atol=1e-6)
+    weight = plain.get_parameter("trunk.layer.1.linear.weight")
+    assert (weight[:, [1, 3]] == 0).all()
+    assert weight[:, [0, 2, 4]].all()
+
+
+@pytest.mark.parametrize("last", [[], [linear(3, name="after")]])
+def test_weights_in_the_textbooks_convention_read_what_is_dropped(last: list[dict[str, Any]]) -> None:
+    rates = {"type": "dropout", "rate": [0.5, 0.25, 0.0, 0.5]}
+    built = network(listed(linear(4), RELU, rates, *last), (5,), BOTH[:1], kind="table")
+    (found,) = kept(built).items()
+    assert found[0] == ("trunk.layer.3.linear.weight" if last else "heads.0.weight")
+    assert found[1].tolist() == [0.5, 0.75, 1.0, 0.5]
+    bridged = listed({"type": "residual", "layers": [linear(5), {"type": "dropout", "rate": 0.5}]}, linear(3))
+    with pytest.raises(NotFound):
+        kept(network(bridged, (5,), BOTH[:1], kind="table"))
 
 
 def test_names_are_given_and_rates_are_changed_inside_bridges() -> None:

@@ -120,7 +120,10 @@ TRAINED: dict[str, dict[str, Any]] = {
                 {"type": "activation"},
             ],
         },
-        "regularizers": [{"type": "l0", "alpha": 1e-3, "layers": ["linear.0"]}, {"type": "l2", "alpha": 1e-4, "layers": ["one", "two"]}],
+        "regularizers": [
+            {"type": "l0", "method": "projection", "keep": 0.5, "layers": ["linear.0"]},
+            {"type": "l2", "alpha": 1e-4, "layers": ["one", "two"]},
+        ],
         "adversarial_training": {"method": "pgd", "epsilon": 0.1, "steps": 2},
     },
     "cnn of sequences": {"dataset": "waves", "architecture": {"type": "cnn", "channels": [4], "dropout": 0.2}},
