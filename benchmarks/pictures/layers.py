@@ -46,5 +46,5 @@ def draw(figure: Figure) -> None:
             axes.barh(place + shift, count, height=0.34, color=color)
             axes.text(count * 1.08, place + shift, f"{count:,}", va="center", fontsize=8)
         axes.text(1100, place + 0.44, name, fontsize=8)
-    axes.set(xscale="log", xlim=(1000, 3e7), yticks=[], xlabel="parameters")
+    axes.set(xscale="log", xlim=(1000, 3e7), ylim=(-0.45, 4.7), yticks=[], xlabel="parameters")
     axes.set_title("stored (blue), and without sharing between places and layers (orange)")
