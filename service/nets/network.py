@@ -81,7 +81,9 @@ class Network(nn.Module):
                 said[target.name] = target.in_unit(head(self.trunk.decode(features, gate, kept)), scale.std)
             else:
                 said[target.name] = self._finished(target, head(features))
-        return said
+        widest = max(said.values(), key=lambda raw: raw.ndim)
+        # What no mask reaches is the same under all of them.
+        return {name: raw if raw.ndim == widest.ndim else raw.expand(*widest.shape[:-1], -1) for name, raw in said.items()}
 
     def exported(self, graph: Graph, x: str) -> tuple[str, dict[str, str]]:
         """The ONNX operators of `forward`, weight-scaled, on rows x [N, ...]: features, and raw outputs by target."""

@@ -172,7 +172,7 @@ def test_a_wrong_spec_is_refused_with_its_place(desk: Desk, change: dict[str, An
         assert answer.headers["content-type"] == "application/problem+json"
         assert len(answer.content) <= 8192
     if slug == "unknown-choice" and pointer.endswith("/type"):
-        assert any(word in problem["errors"][0]["message"] for word in ("mlp", "'l2'", "gaussian_noise", "'adam'"))
+        assert any(word in problem["errors"][0]["message"] for word in ("mlp", "'max_pool'", "'l2'", "gaussian_noise", "'adam'"))
 
 
 # Bodies that no reader should choke on; {} stands where the value goes.
