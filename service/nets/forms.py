@@ -22,8 +22,10 @@ def form(root: nn.Module, layers: Layers, regularizers: Sequence[Regularizer], g
     share(layers, regularizers)
     for penalty in regularizers:
         if isinstance(penalty, L0) and penalty.gated:
-            for name in filter(lambda name: gateable(layers[name]), penalty.over(list(layers))):  # norms have no inputs to close
-                inner = linear_of(layers[name])
+            for layer in [layers[name] for name in penalty.over(list(layers))]:
+                if not gateable(layer):  # a norm has no inputs to close
+                    continue
+                inner = linear_of(layer)
                 replace(root, inner, Gated(inner, penalty.initial_drop, generator))
 
 
