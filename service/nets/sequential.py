@@ -83,9 +83,10 @@ class Sequential(Begun):
     def placed(self, shape: Shape, kind: str) -> Earlier:
         """Each layer in its place, for inputs of this shape; raises Unfit."""
         found: Earlier = {}
-        last = passed(self.layers, entered(shape, kind), found, "/layers")
-        if self.encoder < len(self.layers) and (len(last) != len(entered(shape, kind)) or last[:-1] != entered(shape, kind)[:-1]):
-            said = f"what decodes the code ends with {shown(last)}, and the inputs are {shown(entered(shape, kind))}"
+        first = entered(shape, kind)
+        last = passed(self.layers, first, found, "/layers")
+        if self.reconstructs and len(last) > 1 and last[:-1] != first[:-1]:
+            said = f"the way back to the inputs ends with {shown(last)}, which is neither features nor at the places of {shown(first)}"
             raise Unfit(said, f"/layers/{len(self.layers) - 1}")
         return found
 

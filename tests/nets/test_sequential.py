@@ -254,6 +254,15 @@ def test_shapes_are_those_that_are_computed() -> None:
     assert built.products == 64 * 64 + 2 * 16 * 144 + 64 * 5 + 5 * 16 + 4 * 256 + 5 * 3 + 4
 
 
+@pytest.mark.parametrize(
+    "layers", [[{"type": "flatten"}, linear(4, name="code")], [convolution(2, name="code"), RELU, {"type": "flatten"}, linear(7)]]
+)
+def test_the_way_back_may_end_with_features(layers: list[dict[str, Any]]) -> None:
+    spec = listed(*layers)
+    assert not list(spec.fits((4, 5, 3), kind="image"))
+    assert network(spec, (4, 5, 3), BOTH)(torch.randn(2, 4, 5, 3))["input"].shape == (2, 60)
+
+
 def test_leading_axes_are_rows() -> None:
     built = network(listed(*EVERYTHING), (8, 8), BOTH).double().eval()
     x = draw(2, 3, 8, 8)
@@ -384,6 +393,7 @@ FLAWED: list[tuple[list[dict[str, Any]], Shape, str, list[str]]] = [
     ([{"type": "dropout", "rate": [0.1, 0.2]}], (9,), "/layers/0/rate", ["2", "9"]),
     ([{"type": "dropout", "rate": 0.1, "channel": True}], (9,), "/layers/0", ["[9]"]),
     ([linear(4, name="code"), linear(3), {"type": "reshape", "shape": [3, 1]}], (9,), "/layers/2", ["[3, 1]", "[9]"]),
+    ([convolution(4, stride=2, name="code")], (8, 8), "/layers/0", ["[4, 4, 4]", "[8, 8, 1]"]),
     ([NORM], (2, 2, 2, 2), "/layers/0", ["[2, 2, 2, 2]"]),
     ([{"type": "transposed_convolution", "channels": 9, "stride": 16}] * 12, (8, 8), "/layers/2", ["[32768, 32768, 9]", "numbers"]),
 ]  # fmt: skip
