@@ -71,12 +71,12 @@ class TransposedConvolution(nn.Module):
 
     def exported(self, graph: Graph, x: str, extents: tuple[int, ...]) -> str:
         """[N, C', *extents] of [N, C, *S]: what is beyond those extents is cut off, what is missing filled up."""
-        before, _ = padding_of(self.kernel)
+        before, _ = self.kernel.paddings
         reached = [(places - 1) * self.kernel.stride + self.kernel.extent for places in extents_after(extents, self.kernel)]
         beyond = [size - before - extent for size, extent in zip(reached, extents, strict=True)]
         pads = (*[before] * self.axes, *(max(size, 0) for size in beyond))
         more = tuple(max(-size, 0) for size in beyond)
-        strides, weights = (self.kernel.stride,) * self.axes, held(graph, self._weight(), self.bias)
+        strides, weights = (self.kernel.stride,) * self.axes, held(graph, self.weights, self.bias)
         return graph.add("ConvTranspose", x, *weights, strides=strides, pads=pads, output_padding=more)
 
 
