@@ -157,6 +157,10 @@ class LayerNorm(nn.LayerNorm):
         each = (len(self.weight), *(1,) * (max(x.ndim, 3) - 2), -1)
         return normed * self.weight.view(each) + self.bias.view(each)
 
+    def exported(self, graph: Graph, x: str) -> str:
+        """Normalized features [.., F]."""
+        return graph.add("LayerNormalization", x, *held(graph, self.weight, self.bias), axis=-1, epsilon=self.eps)
+
 
 def linear(inputs: int, outputs: int, *, bias: bool, how: str, generator: torch.Generator | None) -> nn.Linear:
     """A linear layer from its own generator; without one it stays unset, for weights to be loaded into."""

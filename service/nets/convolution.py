@@ -98,8 +98,9 @@ class Conv2d(_Unset, nn.Conv2d):
 
 
 def _exported(layer: nn.Conv1d | nn.Conv2d, graph: Graph, x: str) -> str:
-    strides, pads = tuple(layer.stride), tuple(int(width) for width in layer.padding)
-    return graph.add("Conv", x, *held(graph, layer.weight, layer.bias), strides=strides, pads=(*pads, *pads))
+    pads = tuple(int(width) for width in layer.padding)
+    how = {"strides": tuple(layer.stride), "dilations": tuple(layer.dilation), "pads": (*pads, *pads)}
+    return graph.add("Conv", x, *held(graph, layer.weight, layer.bias), group=layer.groups, **how)
 
 
 class Kernel(NamedTuple):
@@ -121,6 +122,10 @@ class Kernel(NamedTuple):
     def paddings(self) -> tuple[int, int]:
         """Zeros before and after each axis; to keep the extents, one more after it where their number is odd."""
         return (self.reach // 2, self.reach - self.reach // 2) if self.padding is None else (self.padding, self.padding)
+
+
+HALVING = Kernel(2, 2, padding=0)
+"""The windows of poolings where nothing else is said."""
 
 
 class Start(NamedTuple):
@@ -191,9 +196,9 @@ def pool(x: Tensor, kind: str, axes: int) -> Tensor:
     return on_rows(lambda rows: F.max_pool2d(rows, 2) if kind == "max" else F.avg_pool2d(rows, 2), x, 2)
 
 
-def exported_pool(graph: Graph, x: str, kind: str, axes: int) -> str:
-    """The operator of `pool`."""
-    windows: dict[str, tuple[int, ...]] = {"kernel_shape": (2,) * axes, "strides": (2,) * axes}
+def exported_pool(graph: Graph, x: str, kind: str, axes: int, window: Kernel = HALVING) -> str:
+    """The operator of `pool`, or of poolings with other windows."""
+    windows: dict[str, tuple[int, ...]] = {"kernel_shape": (window.extent,) * axes, "strides": (window.stride,) * axes}
     return x if kind == "none" else graph.add("MaxPool" if kind == "max" else "AveragePool", x, **windows)
 
 

@@ -6,13 +6,16 @@ compute has channels first: features [.., N, F] and [.., N, C, *S].
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from service.errors import Conflict
 from service.nets.convolution import Start
+from service.onnx.graph import Graph
 from service.tricks.choices import refuse
 from service.tricks.dropout import Gate, Site
 from service.values import Value
@@ -47,6 +50,16 @@ class Run(NamedTuple):
     switches: list[Tensor]
 
 
+class Writing(NamedTuple):
+    """A chain of steps while it is written as ONNX."""
+
+    graph: Graph
+    kept: list[str]
+    """The switches of the poolings so far that are unpooled later, and the shapes of what those took."""
+    before: Mapping["Step", Shape]
+    """What comes to each step."""
+
+
 class Step(nn.Module):
     """What computes a layer."""
 
@@ -60,6 +73,10 @@ class Step(nn.Module):
     def forward(self, x: Tensor, run: Run) -> Tensor:
         """What the layer gives, of what the one before it gave."""
         raise NotImplementedError
+
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        """The ONNX operators of `forward`, weight-scaled, on what has that shape; raises Conflict where there are none."""
+        raise Conflict("not-exportable", f"This release does not write layers of the kind {self.sort} as ONNX.")
 
 
 class Placed(NamedTuple):
@@ -158,3 +175,11 @@ def channels_first(x: Tensor, shape: Shape) -> Tensor:
 def channels_last(x: Tensor, shape: Shape) -> Tensor:
     """What `channels_first` was made of."""
     return x.movedim(-len(shape), -1) if len(shape) in (2, 3) else x
+
+
+def exported_reshape(graph: Graph, x: str, before: Shape, after: Shape) -> str:
+    """The operators of a change of shape, row-major with channels last on both sides."""
+    if len(before) in (2, 3):
+        x = graph.add("Transpose", x, perm=(0, *range(2, len(before) + 1), 1))
+    x = graph.reshaped(x, *after)
+    return graph.add("Transpose", x, perm=(0, len(after), *range(1, len(after)))) if len(after) in (2, 3) else x

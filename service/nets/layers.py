@@ -1,32 +1,17 @@
 """The list of named layers: its union, bridges around some of them, and what a list makes of a shape."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.nets.layer import MOST_NUMBERS, Earlier, Layer, Making, Placed, Run, Shape, Step, Unfit, shown
-from service.nets.plain_layers import (
-    ActivationLayer,
-    AveragePoolLayer,
-    DropoutLayer,
-    FlattenLayer,
-    MaxPoolLayer,
-    Pooling,
-    ReshapeLayer,
-    UnpoolLayer,
-)
-from service.nets.weighted_layers import (
-    BatchNormLayer,
-    ConvolutionLayer,
-    LayerNormLayer,
-    LinearLayer,
-    ShareLayer,
-    TransposedConvolutionLayer,
-    Windowed,
-)
+from service.nets.layer import MOST_NUMBERS, Earlier, Layer, Making, Placed, Run, Shape, Step, Unfit, Writing, shown
+from service.nets.norm_layers import BatchNormLayer, LayerNormLayer
+from service.nets.plain_layers import ActivationLayer, DropoutLayer, FlattenLayer, ReshapeLayer
+from service.nets.pooling_layers import AveragePoolLayer, MaxPoolLayer, Pooling, UnpoolLayer
+from service.nets.weighted_layers import ConvolutionLayer, LinearLayer, ShareLayer, TransposedConvolutionLayer, Windowed
 from service.tricks.choices import AtMost, refuse
 from service.values import ITEMS
 
@@ -68,6 +53,18 @@ class Bridge(Step):
         for step in self.shortcut:
             around = step(around, run)
         return around + found
+
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        found = exported_steps(self.inner, x, writing)
+        return writing.graph.add("Add", exported_steps(self.shortcut, x, writing), found)
+
+
+def exported_steps(steps: Iterable[nn.Module], x: str, writing: Writing) -> str:
+    """The operators of steps one after the other."""
+    for step in steps:
+        if isinstance(step, Step):
+            x = step.exported(x, writing.before[step], writing)
+    return x
 
 
 NamedLayer = Annotated[

@@ -1,15 +1,14 @@
-"""Layers that learn nothing: pooling and its way back, activations, dropout, and changes of shape."""
+"""Layers that learn nothing and pool nothing: activations, dropout, and changes of shape."""
 
 import math
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from service.nets.activations import ACTIVATIONS, ActivationName
+from service.nets.activations import ACTIVATIONS, ActivationName, exported_activation
 from service.nets.architecture import Width
-from service.nets.convolution import Kernel, drop_channels, on_rows
+from service.nets.convolution import drop_channels
 from service.nets.layer import (
     Earlier,
     Layer,
@@ -19,141 +18,16 @@ from service.nets.layer import (
     Shape,
     Step,
     Unfit,
+    Writing,
     channelled,
     channels_first,
     channels_last,
+    exported_reshape,
     shown,
     spatial,
 )
-from service.nets.upsampling import max_pool, transposed, unpool
-from service.nets.weighted_layers import windows
 from service.tricks.dropout import LayerRate, Site, evened
 from service.values import ITEMS
-
-
-class Pooling(Layer):
-    """What poolings have: windows without padding, what is left over at an end dropped."""
-
-    kernel: Annotated[int, Field(ge=1, le=64)] = 2
-    """Extent of the windows in each axis of space."""
-    stride: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Step of the windows; null: their extent."""
-
-    @property
-    def window(self) -> Kernel:
-        """The windows as a kernel."""
-        return Kernel(self.kernel, self.stride or self.kernel, padding=0)
-
-    def after(self, before: Shape, earlier: Earlier) -> Shape:
-        spatial(before)
-        return (*windows(before, self.window), before[-1])
-
-
-class MaxPoolLayer(Pooling):
-    """The maximum of each window."""
-
-    type: Literal["max_pool"] = "max_pool"
-    """Max pooling."""
-
-    def step(self, placed: Placed, making: Making) -> Step:
-        return MaxPool(self.window, len(placed.before) - 1, keeps=self.label in making.unpooled)
-
-
-class MaxPool(Step):
-    """Max pooling's step, which keeps the switches where something unpools it."""
-
-    sort = "max_pool"
-
-    def __init__(self, window: Kernel, axes: int, *, keeps: bool) -> None:
-        super().__init__()
-        self.window, self.axes, self.keeps = window, axes, keeps
-
-    def forward(self, x: Tensor, run: Run) -> Tensor:
-        if self.keeps:
-            found, switches = max_pool(x, self.axes, self.window)
-            run.switches.append(switches)
-            return found
-        pool = F.max_pool1d if self.axes == 1 else F.max_pool2d
-        return on_rows(lambda rows: pool(rows, self.window.extent, self.window.stride), x, self.axes)
-
-
-class AveragePoolLayer(Pooling):
-    """The mean of each window."""
-
-    type: Literal["average_pool"] = "average_pool"
-    """Average pooling."""
-
-    def step(self, placed: Placed, making: Making) -> Step:
-        return AveragePool(self.window, len(placed.before) - 1)
-
-
-class AveragePool(Step):
-    """Average pooling's step."""
-
-    sort = "average_pool"
-
-    def __init__(self, window: Kernel, axes: int) -> None:
-        super().__init__()
-        self.window, self.axes = window, axes
-
-    def forward(self, x: Tensor, run: Run) -> Tensor:
-        extent, stride = self.window[:2]
-        if self.axes == 1:
-            return on_rows(lambda rows: F.avg_pool1d(rows, extent, stride), x, 1)
-        return on_rows(lambda rows: F.avg_pool2d(rows, extent, stride), x, 2)
-
-
-class UnpoolLayer(Layer):
-    """The way back through an earlier pooling, its transposed Jacobian: to where the maximum was, or spread over the window."""
-
-    type: Literal["unpool"] = "unpool"
-    """Unpooling."""
-    of: Annotated[str, Field(examples=["max_pool.0"])]
-    """Name of an earlier pooling; max pooling's windows must not overlap."""
-
-    def after(self, before: Shape, earlier: Earlier) -> Shape:
-        pool = earlier[self.of]
-        if before != pool.after:
-            raise Unfit(f"{self.of} gives {shown(pool.after)}, and here come {shown(before)}", "/of")
-        if isinstance(pool.layer, MaxPoolLayer) and pool.layer.window.stride < pool.layer.window.extent:
-            raise Unfit(f"the windows of {self.of} overlap, so that two of its maxima may be at one place", "/of")
-        return pool.before
-
-    def step(self, placed: Placed, making: Making) -> Step:
-        extents, pool = placed.after[:-1], making.steps[self.of]
-        if isinstance(pool, AveragePool):
-            return Smear(pool.window, extents)
-        return Unpool(making.unpooled.index(self.of), extents)
-
-
-class Unpool(Step):
-    """Unpooling with the switches of max pooling, by their number among those that are kept."""
-
-    sort = "unpool"
-
-    def __init__(self, number: int, extents: Shape) -> None:
-        super().__init__()
-        self.number, self.extents = number, extents
-
-    def forward(self, x: Tensor, run: Run) -> Tensor:
-        switches = run.switches[self.number]
-        return unpool(x, switches.expand(x.shape) if switches.ndim < x.ndim else switches, self.extents)
-
-
-class Smear(Step):
-    """Unpooling of average pooling: each value's share at every place of its window."""
-
-    sort = "unpool"
-
-    def __init__(self, window: Kernel, extents: Shape) -> None:
-        super().__init__()
-        self.window, self.extents = window, extents
-
-    def forward(self, x: Tensor, run: Run) -> Tensor:
-        axes = len(self.extents)
-        channels, window = x.shape[-axes - 1], (self.window.extent,) * axes
-        weight = x.new_full((channels, 1, *window), 1 / math.prod(window))
-        return on_rows(lambda rows: transposed(rows, weight, self.window, self.extents, groups=channels), x, axes)
 
 
 class ActivationLayer(Layer):
@@ -185,6 +59,9 @@ class Activated(Step):
     def forward(self, x: Tensor, run: Run) -> Tensor:
         found = ACTIVATIONS[self.function](x)
         return drop_channels(found, run.gate, self.site, self.axes) if self.axes else run.gate(found, self.site)
+
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        return exported_activation(self.function, writing.graph, x)
 
 
 class DropoutLayer(Layer):
@@ -238,6 +115,9 @@ class Dropped(Step):
         mask = run.gate(ones, self.site)
         return x if mask is ones else x * mask[(..., *(None,) * axes)]
 
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        return x
+
 
 class FlattenLayer(Layer):
     """All numbers of a row as features, row-major with channels last."""
@@ -279,6 +159,9 @@ class Shaped(Step):
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
         return reshaped(x, self.before, self.after)
+
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        return exported_reshape(writing.graph, x, self.before, self.after)
 
 
 def reshaped(x: Tensor, before: Shape, after: Shape) -> Tensor:

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from service.errors import Flaw
 from service.nets.architecture import HEADS, Begun, Trunk
-from service.nets.base import linear
+from service.nets.base import exported, linear
 from service.nets.convolution import Kernel, Start, convolution
-from service.nets.layer import Earlier, Making, Placed, Run, Shape, Unfit, channels_first, shown
-from service.nets.layers import CODE, Layers, NamedLayer, ResidualLayer, check, christened, every, of_kind, passed
-from service.nets.plain_layers import ActivationLayer, DropoutLayer, MaxPoolLayer, UnpoolLayer, reshaped
+from service.nets.layer import Earlier, Making, Placed, Run, Shape, Unfit, Writing, channels_first, exported_reshape, shown
+from service.nets.layers import CODE, Layers, NamedLayer, ResidualLayer, check, christened, every, exported_steps, of_kind, passed
+from service.nets.norm_layers import BatchNormLayer
+from service.nets.plain_layers import ActivationLayer, DropoutLayer, reshaped
+from service.nets.pooling_layers import MaxPoolLayer, UnpoolLayer
 from service.nets.upsampling import checkerboard
-from service.nets.weighted_layers import BatchNormLayer, LinearLayer, TransposedConvolutionLayer
+from service.nets.weighted_layers import LinearLayer, TransposedConvolutionLayer
+from service.onnx.graph import Graph
 from service.tricks.choices import AtMost
 from service.tricks.dropout import Gate
 from service.values import ITEMS
@@ -167,6 +170,22 @@ class Chain(Trunk):
             x = step(x, run)
         return x
 
+    def exported(self, graph: Graph, x: str) -> tuple[str, list[str]]:
+        if len(self.entered) > self.rank:
+            x = graph.add("Unsqueeze", x, graph.numbers(self.rank + 1))
+        writing = self._writing(graph, [])
+        axes = len(self.entered) - 1
+        x = graph.add("Transpose", x, perm=(0, axes + 1, *range(1, axes + 1))) if axes in (1, 2) else x
+        x = exported_steps(islice(self.layer, self.encoder), x, writing)
+        return exported_reshape(graph, x, self.inner, (self.features,)), writing.kept
+
+    def exported_decoding(self, graph: Graph, features: str, kept: list[str]) -> str:
+        x = exported_reshape(graph, features, (self.features,), self.inner)
+        return exported_steps(islice(self.layer, self.encoder, None), x, self._writing(graph, list(kept)))
+
+    def _writing(self, graph: Graph, kept: list[str]) -> Writing:
+        return Writing(graph, kept, {step: self.placed[name].before for name, step in self.steps.items()})
+
     def head(self, task: str, outputs: int, *, how: str, generator: torch.Generator | None) -> nn.Module:
         """Of reconstructions a linear layer, or over space a convolution of single places."""
         if task != "reconstruction":
@@ -229,6 +248,10 @@ class Pixels(nn.Module):
         """[.., N, entries] of [.., N, C, *S]."""
         found: Tensor = self.conv(x)
         return reshaped(found, self.row, (self.out_features,))
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """[N, entries] of [N, C, *S]."""
+        return exported_reshape(graph, exported(self.conv, graph, x), self.row, (self.out_features,))
 
     def repeated(self) -> int:
         """How many more weights there would be, were none used at several places."""

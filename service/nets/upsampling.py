@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.nets.base import held
-from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, extents_after, on_rows, toeplitz_entries
+from service.nets.convolution import HALVING, Conv1d, Conv2d, Kernel, Space, Start, extents_after, on_rows, toeplitz_entries
 from service.onnx.graph import Graph
 
 UP: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
@@ -70,17 +70,22 @@ class TransposedConvolution(nn.Module):
         return found + self.bias.view(-1, *(1,) * self.axes)
 
     def exported(self, graph: Graph, x: str, extents: tuple[int, ...]) -> str:
-        """[N, C', *extents] of [N, C, *S]: what is beyond those extents is cut off, what is missing filled up."""
-        before, _ = self.kernel.paddings
-        reached = [(places - 1) * self.kernel.stride + self.kernel.extent for places in extents_after(extents, self.kernel)]
-        beyond = [size - before - extent for size, extent in zip(reached, extents, strict=True)]
-        pads = (*[before] * self.axes, *(max(size, 0) for size in beyond))
-        more = tuple(max(-size, 0) for size in beyond)
-        strides, weights = (self.kernel.stride,) * self.axes, held(graph, self.weights, self.bias)
-        return graph.add("ConvTranspose", x, *weights, strides=strides, pads=pads, output_padding=more)
+        """[N, C', *extents] of [N, C, *S]."""
+        return exported_transposed(graph, x, held(graph, self.weights, self.bias), self.kernel, extents)
 
 
-HALVING = Kernel(2, 2, padding=0)
+def exported_transposed(graph: Graph, x: str, weights: list[str], kernel: Kernel, extents: tuple[int, ...], *, groups: int = 1) -> str:
+    """The operator of `transposed` and its bias: what is beyond the extents is cut off, what is missing filled up."""
+    axes, (before, _) = len(extents), kernel.paddings
+    reached = [(places - 1) * kernel.stride + kernel.reach + 1 for places in extents_after(extents, kernel)]
+    beyond = [size - before - extent for size, extent in zip(reached, extents, strict=True)]
+    how = {
+        "strides": (kernel.stride,) * axes,
+        "dilations": (kernel.dilation,) * axes,
+        "pads": (*[before] * axes, *(max(size, 0) for size in beyond)),
+        "output_padding": tuple(max(-size, 0) for size in beyond),
+    }
+    return graph.add("ConvTranspose", x, *weights, group=groups, **how)
 
 
 def max_pool(x: Tensor, axes: int, window: Kernel = HALVING) -> tuple[Tensor, Tensor]:
@@ -102,9 +107,9 @@ def unpool(x: Tensor, switches: Tensor, extents: tuple[int, ...]) -> Tensor:
     return placed
 
 
-def exported_max_pool(graph: Graph, x: str, axes: int) -> tuple[str, list[str]]:
+def exported_max_pool(graph: Graph, x: str, axes: int, window: Kernel = HALVING) -> tuple[str, list[str]]:
     """The operators of `max_pool`: values, and for `exported_unpooling` the switches, which count through all rows, and x's shape."""
-    values, switches = graph.several(2, "MaxPool", x, kernel_shape=(2,) * axes, strides=(2,) * axes)
+    values, switches = graph.several(2, "MaxPool", x, kernel_shape=(window.extent,) * axes, strides=(window.stride,) * axes)
     return values, [switches, graph.add("Shape", x)]
 
 

@@ -1,4 +1,4 @@
-"""Layers that learn: linear maps, convolutions and what is transposed of them, norms, and another use of a layer's weights."""
+"""Layers that learn: linear maps, convolutions and what is transposed of them, and another use of a layer's weights."""
 
 import math
 from typing import Annotated, Literal
@@ -8,10 +8,10 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from service.nets.architecture import Width
-from service.nets.base import BatchNorm, LayerNorm, linear
-from service.nets.convolution import ChannelNorm, Kernel, Start, convolution, extents_after, on_rows, toeplitz_entries
-from service.nets.layer import Earlier, Layer, Making, Placed, Run, Shape, Step, Unfit, channelled, flat, shown, spatial
-from service.nets.upsampling import transposed
+from service.nets.base import exported, held, linear
+from service.nets.convolution import Kernel, Start, convolution, extents_after, on_rows, toeplitz_entries
+from service.nets.layer import Earlier, Layer, Making, Placed, Run, Shape, Step, Unfit, Writing, flat, shown, spatial
+from service.nets.upsampling import exported_transposed, transposed
 from service.values import ITEMS
 
 
@@ -48,6 +48,9 @@ class Dense(Step):
     def forward(self, x: Tensor, run: Run) -> Tensor:
         found: Tensor = self.linear(x)
         return found
+
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        return exported(self.linear, writing.graph, x)
 
 
 class Windowed(Layer):
@@ -126,6 +129,9 @@ class Convolved(Step):
         found: Tensor = self.conv(x)
         return found
 
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        return exported(self.conv, writing.graph, x)
+
 
 class TransposedConvolutionLayer(Windowed):
     """y = W^T x, W being the matrix of the convolution with the same fields that leads from what it gives to what comes."""
@@ -198,48 +204,9 @@ class Spread(Step):
         found = on_rows(lambda rows: transposed(rows, self.weight, spec.window, extents, groups=spec.groups), x, self.axes)
         return found if self.bias is None else found + self.bias.view(-1, *(1,) * self.axes)
 
-
-class BatchNormLayer(Layer):
-    """Batch norm of features, or of channels over rows and space."""
-
-    type: Literal["batch_norm"] = "batch_norm"
-    """Batch norm."""
-
-    def after(self, before: Shape, earlier: Earlier) -> Shape:
-        channelled(before)
-        return before
-
-    def step(self, placed: Placed, making: Making) -> Step:
-        shape = placed.before
-        return Normed(self.type, BatchNorm(shape[0]) if len(shape) == 1 else ChannelNorm(shape[-1], len(shape) - 1), axes=0)
-
-
-class LayerNormLayer(Layer):
-    """Layer norm of a row's features, or of the channels at each place of space."""
-
-    type: Literal["layer_norm"] = "layer_norm"
-    """Layer norm."""
-
-    def after(self, before: Shape, earlier: Earlier) -> Shape:
-        channelled(before)
-        return before
-
-    def step(self, placed: Placed, making: Making) -> Step:
-        return Normed(self.type, LayerNorm(placed.before[-1]), axes=len(placed.before) - 1)
-
-
-class Normed(Step):
-    """A norm's step; over `axes` of space the norm has channels last."""
-
-    learns = True
-
-    def __init__(self, sort: str, norm: nn.Module, *, axes: int) -> None:
-        super().__init__()
-        self.sort, self.norm, self.axes = sort, norm, axes
-
-    def forward(self, x: Tensor, run: Run) -> Tensor:
-        found: Tensor = self.norm(x.movedim(-self.axes - 1, -1)).movedim(-1, -self.axes - 1) if self.axes else self.norm(x)
-        return found
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        weights, extents = held(writing.graph, self.weight, self.bias), self.spec.after(before, {})[:-1]
+        return exported_transposed(writing.graph, x, weights, self.spec.window, extents, groups=self.spec.groups)
 
 
 class ShareLayer(Layer):
@@ -287,3 +254,6 @@ class Again(Step):
     def forward(self, x: Tensor, run: Run) -> Tensor:
         found: Tensor = self._source[0](x, run)
         return found
+
+    def exported(self, x: str, before: Shape, writing: Writing) -> str:
+        return self._source[0].exported(x, before, writing)
