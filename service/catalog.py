@@ -8,6 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from service.data.encoding import Features
 from service.nets import Architecture
+from service.nets.layers import NamedLayer
 from service.settings import Settings
 from service.spec import JobSpec
 from service.tricks.adversarial import AdversarialTraining
@@ -27,6 +28,7 @@ from service.values import Value
 UNIONS: dict[str, Any] = {
     "jobs": JobSpec,
     "architectures": Architecture,
+    "layers": NamedLayer,
     "tasks": Target,
     "regularizers": Regularizer,
     "augmentations": Augmentation,
@@ -70,13 +72,19 @@ def example(kind: type[Value]) -> dict[str, Any]:
         return dict(own)
     named = dict([tag_of(kind)]) if any(tag in kind.model_fields for tag in TAGS) else {}
     required = {name: field for name, field in kind.model_fields.items() if field.default is PydanticUndefined and field.is_required()}
-    return named | {name: (field.examples or [None])[0] for name, field in required.items()}
+    return named | {field.alias or name: (field.examples or [None])[0] for name, field in required.items()}
 
 
 def entry(kind: type[Value]) -> dict[str, Any]:
     """A kind as the catalog shows it."""
     tag, name = tag_of(kind)
-    return {tag: name, "description": kind.__doc__, "schema": kind.model_json_schema(), "example": example(kind)}
+    return {tag: name, "description": kind.__doc__, "schema": schema_of(kind), "example": example(kind)}
+
+
+def schema_of(kind: type[Value]) -> dict[str, Any]:
+    """The JSON Schema of a kind, with its fields at the top also where it contains its own kind."""
+    schema = kind.model_json_schema()
+    return {**schema["$defs"][kind.__name__], "$defs": schema["$defs"]} if "$ref" in schema else schema
 
 
 def catalog(settings: Settings) -> dict[str, Any]:
@@ -86,7 +94,6 @@ def catalog(settings: Settings) -> dict[str, Any]:
         name: {"description": part.__doc__, "schema": part.model_json_schema(), "example": example(part)} for name, part in PARTS.items()
     }
     return found | {
-        "layers": [],
         "modes": [{"mode": mode, "description": meaning} for mode, meaning in MEANINGS.items()],
         "limits": limits(settings),
         "devices": ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))],

@@ -56,10 +56,9 @@ def vary(spec: TrainSpec, warnings: list[Flaw]) -> Flaws:
     """Values for members where the spec has nothing that takes them; values for more members than there are are a warning."""
     lists = dict(spec.ensemble.vary.lists()) if spec.ensemble.vary is not None else {}
     strengths = [i for i, penalty in enumerate(spec.regularizers) if getattr(penalty, "alpha", None) is not None]
-    dropout = spec.architecture.dropout
     if "dropout" in lists and not spec.architecture.droppable:
-        yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the network has no hidden layer, and so no unit to drop")
-    elif "dropout" in lists and dropout is not None and isinstance(dropout.hidden, tuple):
+        yield Flaw("/ensemble/vary/dropout", "inconsistent-spec", "the network has no hidden layer whose units could be dropped")
+    elif "dropout" in lists and not spec.architecture.evenly:
         yield Flaw(
             "/ensemble/vary/dropout", "inconsistent-spec", "the architecture has rates of layers or units; a member's is one for all"
         )

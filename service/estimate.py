@@ -29,11 +29,13 @@ ANSWER_BYTES, MEMBER_BYTES = 16, 8
 
 
 class Cost(NamedTuple):
-    """Of a whole job, but for `parameters`, `saved_by_tying` and `steps`, which are one member's."""
+    """Of a whole job, but for parameters and `steps`, which are one member's."""
 
     parameters: int
     saved_by_tying: int
-    """Parameters that there would be besides, were none used twice."""
+    unshared: int
+    saved_by_sharing: int
+    """These three as in `Sharing`."""
     memory_bytes: int
     flops: int
     steps: int
@@ -93,7 +95,7 @@ def cost_of(network: Network, load: Load) -> Cost:
     memory = BASE_BYTES + data + max(training, publishing)
     seen = min(load.train * load.epochs, steps * load.batch) + load.again.rows
     flops = 2 * load.passes * network.products * seen * load.members
-    return Cost(parameters, network.saved, memory, flops, steps + load.again.steps)
+    return Cost(parameters, *network.sharing, memory, flops, steps + load.again.steps)
 
 
 def graphs_of(spec: TrainSpec) -> int:

@@ -95,13 +95,15 @@ class Layers:
             if name not in chosen:
                 continue
             weights = sum(weight.numel() for weight in weights_of(self._network, [name], everything=False))
+            if not weights:  # a norm's gains are not its business
+                continue
             if isinstance(penalty.keep, int) and penalty.keep > weights:
                 yield Flaw(f"{where}/keep", CODE, f"{name} has {weights} weights")
                 return
             if penalty.gated and not forms.gateable(self._network.layers()[name]):
                 yield Flaw(f"{where}/layers", CODE, f"{name} is no linear layer, whose inputs could have gates")
                 return
-            if penalty.gated and self._network.saved:
+            if penalty.gated and forms.mirrored(self._network):
                 yield Flaw(where, CODE, "the network's decoder is tied to its encoder, whose inputs cannot have gates")
                 return
             if penalty.gated and (name in self._frozen or any(name in group for group in self._shared)):

@@ -12,7 +12,6 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from service import checks, data_checks, invariance_checks, label_checks, layer_checks
-from service.catalog import kinds, tag_of
 from service.data.columns import Columns
 from service.data.encoding import expected_shape
 from service.data.fields import Description, Field
@@ -23,7 +22,7 @@ from service.layer_checks import Stored
 from service.nets import Architecture
 from service.nets.architecture import Drawing
 from service.nets.base import LayerInfo
-from service.nets.network import Network, NetworkSpec, Scale
+from service.nets.network import Network, NetworkSpec, Scale, weights_of
 from service.settings import Settings
 from service.spec import JobSpec, RobustnessSpec, TrainSpec
 from service.tricks import splits
@@ -34,6 +33,7 @@ from service.tricks.penalties import Regularizer
 from service.tricks.splits import GIVEN, Split
 
 _JOB: TypeAdapter[TrainSpec | RobustnessSpec] = TypeAdapter(JobSpec)
+_ARCHITECTURE: TypeAdapter[Drawing] = TypeAdapter(Architecture)
 
 
 class Source(NamedTuple):
@@ -137,9 +137,11 @@ def _targets(spec: dict[str, Any], source: Source, warnings: list[Flaw]) -> Any:
 
 
 def _decodes(architecture: Any) -> bool:
-    """Whether the architecture that is named has a decoder."""
-    named = architecture.get("type") if isinstance(architecture, dict) else None
-    return any(tag_of(kind)[1] == named and issubclass(kind, Drawing) and kind.reconstructs for kind in kinds(Architecture))
+    """Whether the architecture has a decoder; a wrong one, which is refused next, may have had one."""
+    try:
+        return _ARCHITECTURE.validate_python(architecture).reconstructs
+    except ValidationError:
+        return True
 
 
 def _task(target: dict[str, Any], source: Source, decodes: bool) -> str:
@@ -202,7 +204,7 @@ def _plan(
     labelled = label_checks.labels(spec, Columns(source.folder))
     bounded = checks.costs(spec, cost, settings, _machine_bytes())
     checks.refuse(iter(wrong), labelled, checks.vary(spec, warnings), checks.network(spec, warnings), bounded)
-    resolved = _filled(spec, source, tuple(layer.name for layer in layers), batch)
+    resolved = _filled(spec, source, network, batch)
     return Plan(
         resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings), tuple(stored)
     )  # fmt: skip
@@ -268,9 +270,11 @@ def blueprint(spec: TrainSpec, source: Source, regularizers: tuple[Regularizer, 
         return Network(built, plain, scales, None)
 
 
-def _filled(spec: TrainSpec, source: Source, layers: tuple[str, ...], batch: int) -> TrainSpec:
+def _filled(spec: TrainSpec, source: Source, network: Network, batch: int) -> TrainSpec:
     """The spec with names, layers and numbers in place of what was left open."""
-    regularizers = tuple(penalty.filled(layers) for penalty in spec.regularizers)
+    everything = list(network.layers())
+    weighted = [name for name in everything if weights_of(network, [name], everything=False)]
+    regularizers = tuple(penalty.filled(everything if penalty.parameters == "all" else weighted) for penalty in spec.regularizers)
     name = spec.name or checks.as_name(source.name)
     return spec.model_copy(update={"name": name, "regularizers": regularizers, "batch_size": spec.batch_size or batch})
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from service.catalog import PARTS, UNIONS, catalog, entry, example, kinds, tag_of
+from service.catalog import PARTS, UNIONS, catalog, entry, example, kinds, schema_of, tag_of
 from service.flaws import flaws_of
 from service.nets.mlp import MLP
 from service.nets.network import Network, NetworkSpec, Scale
@@ -84,7 +84,7 @@ def numbers(schema: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("part", [*(kind for _, kind in EVERY), *PARTS.values()], ids=[*NAMES, *PARTS])
 def test_every_field_has_a_description_and_every_number_a_bound(part: type[Value]) -> None:
     assert part.__doc__
-    for name, field in part.model_json_schema()["properties"].items():
+    for name, field in schema_of(part)["properties"].items():
         assert field.get("description"), name
         for number in numbers(field):
             assert {"minimum", "exclusiveMinimum", "maximum"} & number.keys(), (name, number)

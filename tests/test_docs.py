@@ -151,7 +151,7 @@ def test_every_problem_is_named() -> None:
 
 
 def fields(parts: Any) -> set[str]:
-    return {name for part in parts for name, field in part.model_fields.items() if not field.exclude}
+    return {field.alias or name for part in parts for name, field in part.model_fields.items() if not field.exclude}
 
 
 @pytest.mark.parametrize("union", UNIONS)

@@ -52,7 +52,7 @@ def build(inquiry: Inquiry, summaries: Sequence[Summary]) -> dict[str, Any]:
             "adversarial_training": adversarial_training(inquiry, summaries),
             "calibration": _calibration(inquiry, axes, splits.get("test")),
             "normalization": normalization(material),
-            "parameters": {"member": model.parameters, "saved_by_tying": model.networks[0].saved},
+            "parameters": {"member": model.parameters, **model.networks[0].sharing._asdict()},
             "reconstruction": _reconstruction(inquiry, splits),
             "constant_features": constant_features(material),
             "activations": activations(inquiry),

@@ -40,7 +40,7 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         section(
             "In detail",
             report_scales.normalization(measured["normalization"], measured["constant_features"]),
-            _layers(about, measured["parameters"]["saved_by_tying"]),
+            _layers(about, measured["parameters"]),
             _spec(spec),
             wide=True,
         ),
@@ -180,9 +180,13 @@ def _features(svg: bytes | None) -> Html:
     return section("Features", figure(svg, "Filters, and rows beside their projections", said))
 
 
-def _layers(about: Found, tied: int) -> Html:
+def _layers(about: Found, counted: Found) -> Html:
     rows = ((layer["name"], layer["type"], " x ".join(map(str, layer["shape"])), layer["parameters"]) for layer in about["layers"])
+    tied, saved = counted["saved_by_tying"], counted.get("saved_by_sharing", 0)
     said = [element("p", f"Tying saves {tied:,} parameters: so many more would there be without.")] if tied else []
+    if saved > tied:
+        unshared = f"{counted['unshared']:,} parameters without any sharing, of places and of steps: it saves {saved:,}."
+        said.append(element("p", unshared))
     return folded("Layers", table(("layer", "type", "output", "parameters"), rows), *said)
 
 

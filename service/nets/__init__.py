@@ -10,5 +10,6 @@ from service.nets.conv_autoencoder import ConvAutoencoder
 from service.nets.mlp import MLP
 from service.nets.recurrent import Recurrent
 from service.nets.resnet import ResNet
+from service.nets.sequential import Sequential
 
-Architecture = Annotated[MLP | CNN | ResNet | Autoencoder | ConvAutoencoder | Recurrent, Field(discriminator="type")]
+Architecture = Annotated[MLP | CNN | ResNet | Autoencoder | ConvAutoencoder | Recurrent | Sequential, Field(discriminator="type")]

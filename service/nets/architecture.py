@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from service.errors import Conflict, Flaw
+from service.nets.activations import ActivationName
 from service.nets.base import linear
 from service.onnx.graph import Graph
 from service.tricks.dropout import Dropout, DropoutRates, Gate, Site
@@ -54,6 +55,14 @@ class Trunk(nn.Module):
         """Multiplications of a forward pass of one row: one for each weight, where each is used once."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.ndim > 1)
 
+    def repeated(self) -> int:
+        """How many more weights there would be, were none used at several places or steps: those of Toeplitz matrices."""
+        return 0
+
+    def named(self) -> dict[str, nn.Module]:
+        """All layers by their names, in forward order: those with weights, and what else has a name."""
+        return self.linears()
+
     def activations(self) -> dict[str, str]:
         """The activations of what sites see, by their names; those of the layers of that name."""
         raise NotImplementedError
@@ -84,16 +93,11 @@ class Drawing(Value):
 
     dense: ClassVar[bool] = False
     """Whether every unit of a layer feeds every unit of the next."""
-    reconstructs: ClassVar[bool] = False
-    """Whether it has a decoder, and so a reconstruction of its inputs to be judged by."""
 
-    dropout: DropoutRates | None = None
-    """Rates of dropping units; a number is the rate of hidden ones."""
-
-    def check_rates(self) -> None:
-        """Raises where a list of rates has not one for each hidden layer, or a layer's list not one for each unit."""
-        if self.dropout:
-            self.dropout.check(self.rated)
+    @property
+    def reconstructs(self) -> bool:
+        """Whether it has a decoder, and so a reconstruction of its inputs to be judged by."""
+        return False
 
     @property
     def normalizes(self) -> bool:
@@ -106,20 +110,23 @@ class Drawing(Value):
         return False
 
     @property
-    def rated(self) -> tuple[int, ...]:
-        """Widths of the hidden layers that have a rate of dropping, in the order of the rates."""
-        return ()
-
-    @property
     def droppable(self) -> int:
         """How many hidden layers have a rate of dropping."""
-        return len(self.rated)
+        return 0
 
     @property
     def drops(self) -> bool:
         """Whether training drops any unit."""
-        rates = self.dropout
-        return rates is not None and (rates.input > 0 or rates.channel > 0 or any(rates.hidden_rates(self.droppable)))
+        return False
+
+    @property
+    def evenly(self) -> bool:
+        """Whether one rate stands for all hidden units."""
+        return True
+
+    def dropping(self, rate: float) -> Self:
+        """The same with this rate of dropping for all hidden units; inputs keep theirs."""
+        return self
 
     def narrowed(self, widths: tuple[int, ...]) -> Self | None:
         """The same with these widths of its hidden layers; None where units cannot be taken out."""
@@ -129,10 +136,6 @@ class Drawing(Value):
     def shifts(self) -> bool:
         """Whether units are dropped before a batch norm, which then sees another variance in training than later."""
         return self.normalizes and self.drops
-
-    def dropping(self, rate: float) -> Self:
-        """The same with this rate of dropping for all hidden units; inputs keep theirs."""
-        return self.model_copy(update={"dropout": (self.dropout or Dropout()).model_copy(update={"hidden": rate})})
 
     @property
     def start(self) -> Literal["torch", "he", "glorot"]:
@@ -159,3 +162,66 @@ class Drawing(Value):
     def build(self, shape: tuple[int, ...], generator: torch.Generator | None, *, kind: str = "table") -> Trunk:
         """The trunk for inputs of this shape; without a generator its weights stay unset."""
         raise NotImplementedError
+
+
+class Thinned(Drawing):
+    """What architectures of hidden layers have, each with a rate of dropping its units."""
+
+    dropout: DropoutRates | None = None
+    """Rates of dropping units; a number is the rate of hidden ones."""
+
+    def check_rates(self) -> None:
+        """Raises where a list of rates has not one for each hidden layer, or a layer's list not one for each unit."""
+        if self.dropout:
+            self.dropout.check(self.rated)
+
+    @property
+    def rated(self) -> tuple[int, ...]:
+        """Widths of the hidden layers that have a rate of dropping, in the order of the rates."""
+        return ()
+
+    @property
+    def droppable(self) -> int:
+        return len(self.rated)
+
+    @property
+    def drops(self) -> bool:
+        rates = self.dropout
+        return rates is not None and (rates.input > 0 or rates.channel > 0 or any(rates.hidden_rates(self.droppable)))
+
+    @property
+    def evenly(self) -> bool:
+        return self.dropout is None or not isinstance(self.dropout.hidden, tuple)
+
+    def dropping(self, rate: float) -> Self:
+        return self.model_copy(update={"dropout": (self.dropout or Dropout()).model_copy(update={"hidden": rate})})
+
+
+class Begun(Drawing):
+    """What architectures have whose weights begin in a way of choice, and whose logits may have a factor."""
+
+    init: Literal["torch", "he", "glorot"] = "torch"
+    """How weights start."""
+    logit_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """A fixed factor on logits, in training and after."""
+
+    @property
+    def start(self) -> Literal["torch", "he", "glorot"]:
+        return self.init
+
+    @property
+    def logit_factor(self) -> float:
+        return self.logit_scale
+
+
+class Feedforward(Thinned, Begun):
+    """What perceptrons and convolutional networks have."""
+
+    activation: ActivationName = "relu"
+    """After each layer but the heads."""
+    batch_norm: bool = False
+    """Whether layers but the heads are batch-normalized."""
+
+    @property
+    def normalizes(self) -> bool:
+        return self.batch_norm

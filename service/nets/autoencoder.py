@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.nets.activations import ACTIVATIONS, SEES_INPUTS, ActivationName, exported_activation
-from service.nets.architecture import DECODED, HEADS, Drawing, Trunk, Width
+from service.nets.architecture import DECODED, HEADS, Thinned, Trunk, Width
 from service.nets.base import Linear, Transposed, exported, linear
 from service.onnx.graph import Graph
 from service.tricks.choices import AtMost
@@ -17,11 +17,10 @@ from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
 
 
-class Autoencoder(Drawing):
+class Autoencoder(Thinned):
     """Linear layers down to a code and mirrored up again; code and reconstruction have no activation. Inputs are flattened row-major."""
 
     dense: ClassVar[bool] = True
-    reconstructs: ClassVar[bool] = True
 
     type: Literal["autoencoder"] = "autoencoder"
     """Dense autoencoder."""
@@ -38,6 +37,10 @@ class Autoencoder(Drawing):
     def _fits(self) -> "Autoencoder":
         self.check_rates()
         return self
+
+    @property
+    def reconstructs(self) -> bool:
+        return True
 
     @property
     def rated(self) -> tuple[int, ...]:

@@ -50,6 +50,17 @@ def held(graph: Graph, *tensors: Tensor | None) -> list[str]:
     return [graph.constant(tensor.detach().cpu().numpy()) for tensor in tensors if tensor is not None]
 
 
+class Sharing(NamedTuple):
+    """Parameters that sharing spares a network."""
+
+    saved_by_tying: int
+    """How many more there would be, were none used by two layers."""
+    unshared: int
+    """How many there would be, were none used twice: not by two layers, not at two places of space or steps of time either."""
+    saved_by_sharing: int
+    """How many of these there are not."""
+
+
 def initialize(layer: nn.Linear | nn.Conv1d | nn.Conv2d, how: str, generator: torch.Generator) -> None:
     """Set a layer's weights: `torch` as nn.Linear does, `he` (He 2015) or `glorot` (2010) with zero biases."""
     with torch.no_grad():
@@ -108,9 +119,10 @@ class BatchNorm(nn.BatchNorm1d):
         self.num_batches_tracked = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized features of the same shape."""
+        """Normalized features of the same shape; of a stack [K, .., N, F], also from [N, F] for all members."""
         if self.weight.ndim == 1:
             return self._normalized(x.flatten(0, -2)).view_as(x)
+        x = x if x.ndim > 2 else x.expand(len(self.weight), *x.shape)
         side_by_side = x.flatten(1, -2).transpose(0, 1)  # [N, K, F]: a member's features are channels of their own
         normed = self._normalized(side_by_side.flatten(1)).view_as(side_by_side)
         return normed.transpose(0, 1).view(x.shape)
@@ -129,6 +141,25 @@ class BatchNorm(nn.BatchNorm1d):
         return F.batch_norm(
             x, mean, variance, self.weight.view(-1), self.bias.view(-1), training=learns, momentum=self.momentum, eps=self.eps
         )
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm of features [.., F] (Ba et al. 2016, "Layer normalization"), whose gains are [K, F] in a stack."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized features of the same shape; of a stack [K, .., N, F], also from [N, F] for all members."""
+        if self.weight.ndim == 1:
+            return super().forward(x)
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        each = (len(self.weight), *(1,) * (max(x.ndim, 3) - 2), -1)
+        return normed * self.weight.view(each) + self.bias.view(each)
+
+    def exported(self, graph: Graph, x: str) -> str:
+        """Normalized features [.., F]."""
+        return graph.add("LayerNormalization", x, *held(graph, self.weight, self.bias), axis=-1, epsilon=self.eps)
 
 
 def linear(inputs: int, outputs: int, *, bias: bool, how: str, generator: torch.Generator | None) -> nn.Linear:

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.errors import Flaw
-from service.nets.activations import ACTIVATIONS, SEES_INPUTS, ActivationName, exported_activation
-from service.nets.architecture import Drawing, Trunk, Width
+from service.nets.activations import ACTIVATIONS, SEES_INPUTS, exported_activation
+from service.nets.architecture import Feedforward, Trunk, Width
 from service.nets.base import exported
 from service.nets.convolution import (
     ChannelNorm,
@@ -24,6 +24,7 @@ from service.nets.convolution import (
     extents_after,
     pool,
     spatial,
+    toeplitz_entries,
 )
 from service.nets.mlp import MLP
 from service.onnx.graph import Graph
@@ -32,7 +33,7 @@ from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
 
 
-class CNN(Drawing):
+class CNN(Feedforward):
     """Convolutions that keep the size, each with batch norm, activation and pooling; then linear layers. Images and sequences."""
 
     type: Literal["cnn"] = "cnn"
@@ -45,16 +46,8 @@ class CNN(Drawing):
     """Step of the kernels."""
     pool: Literal["max", "average", "none"] = "max"
     """Pooling of 2x2 windows after each convolution."""
-    batch_norm: bool = False
-    """Whether convolutions and hidden layers are batch-normalized."""
     hidden: Annotated[tuple[Width, ...], ITEMS, AtMost(64)] = (128,)
     """Widths of the linear layers behind the convolutions."""
-    activation: ActivationName = "relu"
-    """After each convolution and hidden layer."""
-    init: Literal["torch", "he", "glorot"] = "torch"
-    """How weights start."""
-    logit_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """A fixed factor on logits, in training and after."""
 
     @model_validator(mode="after")
     def _fits(self) -> "CNN":
@@ -62,20 +55,8 @@ class CNN(Drawing):
         return self
 
     @property
-    def normalizes(self) -> bool:
-        return self.batch_norm
-
-    @property
     def rated(self) -> tuple[int, ...]:
         return self.hidden
-
-    @property
-    def start(self) -> Literal["torch", "he", "glorot"]:
-        return self.init
-
-    @property
-    def logit_factor(self) -> float:
-        return self.logit_scale
 
     def fits(self, shape: tuple[int, ...], *, kind: str = "table") -> Iterator[Flaw]:
         flaws = list(spatial(shape, kind))
@@ -126,8 +107,8 @@ class Convolutional(Trunk):
         self.channels = tuple(Site(f"conv.{i}", channels, dropout.channel) for i, channels in enumerate(spec.channels))
         self.sites = (Site("input", math.prod(space.shape), dropout.input), *self.channels, *self.behind.sites[1:])
         self._extents = tuple(extents)
-        kernel = Kernel(spec.kernel, spec.stride)
-        self._before = tuple(extents_after(before, kernel) for before in (space.extents, *extents[:-1]))
+        self._kernel = Kernel(spec.kernel, spec.stride)
+        self._before = tuple(extents_after(before, self._kernel) for before in (space.extents, *extents[:-1]))
 
     def forward(self, x: Tensor, gate: Gate) -> Tensor:
         x = self.space.channels_first(self.space.gated(x, gate, self.sites[0]))
@@ -165,6 +146,13 @@ class Convolutional(Trunk):
         each = zip(self.conv, self._before, strict=True)
         convolved = sum(p.numel() * math.prod(extents) for stage, extents in each for p in stage.parameters() if p.ndim > 1)
         return convolved + self.behind.products()
+
+    def repeated(self) -> int:
+        found = 0
+        for stage, before, after in zip(self.conv, (self.space.extents, *self._extents[:-1]), self._before, strict=True):
+            weights = sum(p.numel() for p in stage.parameters() if p.ndim > 1)
+            found += toeplitz_entries(weights, self._kernel, before, after) - weights
+        return found
 
     def activations(self) -> dict[str, str]:
         return dict.fromkeys(self.linears(), self.activation)

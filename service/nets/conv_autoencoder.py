@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,20 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.errors import Flaw
-from service.nets.architecture import Drawing, Trunk, Width
+from service.nets.architecture import Thinned, Trunk, Width
 from service.nets.base import Transposed, exported, linear
-from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, convolution, drop_channels, extents_after, spatial
+from service.nets.convolution import (
+    Conv1d,
+    Conv2d,
+    Kernel,
+    Space,
+    Start,
+    convolution,
+    drop_channels,
+    extents_after,
+    spatial,
+    toeplitz_entries,
+)
 from service.nets.upsampling import (
     Painter,
     TransposedConvolution,
@@ -29,14 +40,12 @@ from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
 
 
-class ConvAutoencoder(Drawing):
+class ConvAutoencoder(Thinned):
     """Convolutions with ReLU that halve space, a code, and the mirror image of both. Images and sequences.
 
     Space is halved by steps of 2 and doubled by transposed convolution, or halved by max pooling and doubled by unpooling: each
     value goes back to where its maximum was (Zeiler and Fergus 2014, section 2.1). The code is linear.
     """
-
-    reconstructs: ClassVar[bool] = True
 
     type: Literal["conv_autoencoder"] = "conv_autoencoder"
     """Convolutional autoencoder."""
@@ -55,6 +64,10 @@ class ConvAutoencoder(Drawing):
     def _fits(self) -> "ConvAutoencoder":
         self.check_rates()
         return self
+
+    @property
+    def reconstructs(self) -> bool:
+        return True
 
     @property
     def rated(self) -> tuple[int, ...]:
@@ -220,6 +233,14 @@ class ConvCoder(Trunk):
         down = sum(_weights(layer) * count for layer, count in zip(self.encoder, places, strict=True))
         up = sum(_weights(self.encoder[i]) * places[i] for i in range(1, len(places)))
         return down + up + (2 * self.code.weight.numel() if self.code is not None else 0)
+
+    def repeated(self) -> int:
+        found = 0
+        for i, (layer, before) in enumerate(zip(self.encoder, self.extents, strict=False)):
+            weights = _weights(layer)
+            more = toeplitz_entries(weights, self.kernel, before, extents_after(before, self.kernel)) - weights
+            found += 2 * more if i else more  # the first one's mirror image is the head
+        return found
 
 
 def _fitting(switches: Tensor, x: Tensor) -> Tensor:

@@ -33,8 +33,11 @@ class Space:
         return len(self.extents)
 
     def channels_first(self, x: Tensor) -> Tensor:
-        """Rows [.., N, *shape] as [.., N, C, *S]; a view, which convolutions take as they take channels last."""
-        return x.unsqueeze(-self.axes - 1) if self._grey else x.movedim(-1, -self.axes - 1)
+        """Rows [.., N, *shape] as [.., N, C, *S]; a view, which convolutions take as they take channels last.
+
+        The one channel of grey images is last in memory as well: kernels for channels last take a sixth to a third less time.
+        """
+        return (x.unsqueeze(-1) if self._grey else x).movedim(-1, -self.axes - 1)
 
     def exported(self, graph: Graph, x: str) -> str:
         """The operator of `channels_first`."""
@@ -95,15 +98,34 @@ class Conv2d(_Unset, nn.Conv2d):
 
 
 def _exported(layer: nn.Conv1d | nn.Conv2d, graph: Graph, x: str) -> str:
-    strides, pads = tuple(layer.stride), tuple(int(width) for width in layer.padding)
-    return graph.add("Conv", x, *held(graph, layer.weight, layer.bias), strides=strides, pads=(*pads, *pads))
+    pads = tuple(int(width) for width in layer.padding)
+    how = {"strides": tuple(layer.stride), "dilations": tuple(layer.dilation), "pads": (*pads, *pads)}
+    return graph.add("Conv", x, *held(graph, layer.weight, layer.bias), group=layer.groups, **how)
 
 
 class Kernel(NamedTuple):
-    """Extent and step of a kernel, the same in all axes."""
+    """Extent, step and spread of a kernel and the zeros around space, the same in all axes."""
 
     extent: int
     stride: int = 1
+    dilation: int = 1
+    """Steps from one entry of the kernel to the next."""
+    padding: int | None = None
+    """Zeros at each end; None: as many as keep the extents with stride 1."""
+
+    @property
+    def reach(self) -> int:
+        """Places from its first entry to its last."""
+        return self.dilation * (self.extent - 1)
+
+    @property
+    def paddings(self) -> tuple[int, int]:
+        """Zeros before and after each axis; to keep the extents, one more after it where their number is odd."""
+        return (self.reach // 2, self.reach - self.reach // 2) if self.padding is None else (self.padding, self.padding)
+
+
+HALVING = Kernel(2, 2, padding=0)
+"""The windows of poolings where nothing else is said."""
 
 
 class Start(NamedTuple):
@@ -114,21 +136,24 @@ class Start(NamedTuple):
     generator: torch.Generator | None
 
 
-def convolution(start: Start, inputs: int, outputs: int, kernel: Kernel, *, bias: bool) -> nn.Module:
-    """A convolution padded so that stride 1 keeps the extents; an even kernel pads one more at the end than at the beginning."""
-    kind, odd = Conv1d if start.axes == 1 else Conv2d, kernel.extent % 2 == 1
-    layer = kind(inputs, outputs, kernel.extent, stride=kernel.stride, padding=kernel.extent // 2 if odd else 0, bias=bias)
+def convolution(start: Start, inputs: int, outputs: int, kernel: Kernel, *, bias: bool, groups: int = 1) -> nn.Module:
+    """A convolution padded as the kernel says."""
+    kind, (before, after) = Conv1d if start.axes == 1 else Conv2d, kernel.paddings
+    layer = kind(
+        inputs, outputs, kernel.extent, stride=kernel.stride, dilation=kernel.dilation,
+        padding=before if before == after else 0, groups=groups, bias=bias,
+    )  # fmt: skip
     if start.generator is not None:
         initialize(layer, start.how, start.generator)
-    return layer if odd else nn.Sequential(Pad(start.axes, kernel.extent), layer)
+    return layer if before == after else nn.Sequential(Pad(start.axes, kernel), layer)
 
 
 class Pad(nn.Module):
-    """Zeros around space, for kernels of even size."""
+    """Zeros around space, where there is one more at the end than at the beginning."""
 
-    def __init__(self, axes: int, kernel: int) -> None:
+    def __init__(self, axes: int, kernel: Kernel) -> None:
         super().__init__()
-        self.widths = [(kernel - 1) // 2, kernel // 2] * axes
+        self.widths = [*kernel.paddings] * axes
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x, self.widths)
@@ -171,34 +196,25 @@ def pool(x: Tensor, kind: str, axes: int) -> Tensor:
     return on_rows(lambda rows: F.max_pool2d(rows, 2) if kind == "max" else F.avg_pool2d(rows, 2), x, 2)
 
 
-def exported_pool(graph: Graph, x: str, kind: str, axes: int) -> str:
-    """The operator of `pool`."""
-    windows: dict[str, tuple[int, ...]] = {"kernel_shape": (2,) * axes, "strides": (2,) * axes}
+def exported_pool(graph: Graph, x: str, kind: str, axes: int, window: Kernel = HALVING) -> str:
+    """The operator of `pool`, or of poolings with other windows."""
+    windows: dict[str, tuple[int, ...]] = {"kernel_shape": (window.extent,) * axes, "strides": (window.stride,) * axes}
     return x if kind == "none" else graph.add("MaxPool" if kind == "max" else "AveragePool", x, **windows)
 
 
-def toeplitz_entries(layer: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> int:
-    """Weights of the matrix without sharing: every output channel and place from every input channel and place within its kernel.
+def toeplitz_entries(weights: int, kernel: Kernel, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+    """Weights that the convolution from extents `before` to `after` has without sharing: those of its Toeplitz matrix.
 
-    Counts the entries that a convolution's Toeplitz matrix has, zeros of the padding left out.
+    Each of its own weights once for every place whose window has it on an input; those on the padding's zeros are left out.
     """
-    convolved = next(module for module in layer.modules() if isinstance(module, nn.Conv1d | nn.Conv2d))
-    padding = _padding(layer, convolved)
-    taps = 1
-    for axis, (extent, places) in enumerate(zip(before, after, strict=True)):
-        kernel, stride = convolved.kernel_size[axis], convolved.stride[axis]
-        starts = [place * stride - padding for place in range(places)]
-        taps *= sum(min(start + kernel, extent) - max(start, 0) for start in starts)
-    return taps * convolved.in_channels * convolved.out_channels
-
-
-def _padding(layer: nn.Module, convolved: nn.Conv1d | nn.Conv2d) -> int:
-    padded = next((module for module in layer.modules() if isinstance(module, Pad)), None)
-    return padded.widths[0] if padded is not None else int(convolved.padding[0])
+    inside = 1
+    for extent, places in zip(before, after, strict=True):
+        shifts = [kernel.paddings[0] - kernel.dilation * entry for entry in range(kernel.extent)]
+        ends = [(max(0, -(-shift // kernel.stride)), min(places - 1, (extent - 1 + shift) // kernel.stride)) for shift in shifts]
+        inside *= sum(max(0, last - first + 1) for first, last in ends)
+    return weights // int(kernel.extent ** len(before)) * inside
 
 
 def extents_after(extents: tuple[int, ...], kernel: Kernel) -> tuple[int, ...]:
-    """Space after a convolution of `convolution`'s padding."""
-    size, stride = kernel
-    reach = 2 * (size // 2) if size % 2 else size - 1
-    return tuple((extent + reach - size) // stride + 1 for extent in extents)
+    """Space after a convolution; an extent of 0 or less is none."""
+    return tuple((extent + sum(kernel.paddings) - kernel.reach - 1) // kernel.stride + 1 for extent in extents)

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from service.nets.base import Linear
+from service.nets.base import Linear, Transposed
 from service.nets.gates import Gated
+from service.nets.upsampling import TransposedConvolution
 from service.tricks.choices import matching
 from service.tricks.penalties import Regularizer
 from service.tricks.sparsity import L0
@@ -21,8 +22,10 @@ def form(root: nn.Module, layers: Layers, regularizers: Sequence[Regularizer], g
     share(layers, regularizers)
     for penalty in regularizers:
         if isinstance(penalty, L0) and penalty.gated:
-            for name in penalty.over(list(layers)):
-                inner = linear_of(layers[name])
+            for layer in [layers[name] for name in penalty.over(list(layers))]:
+                if not gateable(layer):  # a norm has no inputs to close
+                    continue
+                inner = linear_of(layer)
                 replace(root, inner, Gated(inner, penalty.initial_drop, generator))
 
 
@@ -51,6 +54,11 @@ def linear_of(layer: nn.Module) -> Linear:
 def gateable(layer: nn.Module) -> bool:
     """Whether the inputs of a layer are units that gates can close: those of a linear map are, a convolution's are places."""
     return any(isinstance(module, Linear) for module in layer.modules())
+
+
+def mirrored(root: nn.Module) -> bool:
+    """Whether a layer is another's transpose: what closes the one's inputs would not close the other's outputs."""
+    return any(module.shared > 0 for module in root.modules() if isinstance(module, Transposed | TransposedConvolution))
 
 
 def weighted(layer: nn.Module) -> Weighted:

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.nets.activations import ACTIVATIONS, SEES_INPUTS, ActivationName, exported_activation
-from service.nets.architecture import HEADS, Drawing, Trunk, Width
+from service.nets.activations import ACTIVATIONS, SEES_INPUTS, exported_activation
+from service.nets.architecture import HEADS, Feedforward, Trunk, Width
 from service.nets.base import BatchNorm, exported, linear
 from service.onnx.graph import Graph
 from service.tricks.choices import AtMost, refuse
@@ -17,7 +17,7 @@ from service.tricks.dropout import Dropout, Gate, Site
 from service.values import ITEMS
 
 
-class MLP(Drawing):
+class MLP(Feedforward):
     """Linear layers with activations; an empty `hidden` is a linear model. Inputs of any shape are flattened row-major."""
 
     dense: ClassVar[bool] = True
@@ -26,18 +26,10 @@ class MLP(Drawing):
     """Multi-layer perceptron."""
     hidden: Annotated[tuple[Width, ...], ITEMS, AtMost(128), Field(examples=[[64, 64]])]
     """Widths of the hidden layers; none makes a linear model."""
-    activation: ActivationName = "relu"
-    """After each hidden layer."""
     bias: bool = True
     """Whether hidden layers have biases."""
-    batch_norm: bool = False
-    """Whether hidden layers are batch-normalized."""
     residual: bool = False
     """Whether pairs of layers after the first are bridged."""
-    init: Literal["torch", "he", "glorot"] = "torch"
-    """How weights start."""
-    logit_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """A fixed factor on logits, in training and after."""
 
     @model_validator(mode="after")
     def _fits(self) -> "MLP":
@@ -46,10 +38,6 @@ class MLP(Drawing):
             message = "a residual mlp is a stem and pairs of layers, all of one width"
             raise refuse("inconsistent-spec", message, pointer="/hidden")
         return self
-
-    @property
-    def normalizes(self) -> bool:
-        return self.batch_norm
 
     @property
     def bridged(self) -> bool:
@@ -68,14 +56,6 @@ class MLP(Drawing):
 
     def narrowed(self, widths: tuple[int, ...]) -> "MLP | None":
         return None if self.residual else self.model_copy(update={"hidden": widths})
-
-    @property
-    def start(self) -> Literal["torch", "he", "glorot"]:
-        return self.init
-
-    @property
-    def logit_factor(self) -> float:
-        return self.logit_scale
 
     def weights(self, shape: tuple[int, ...], *, kind: str = "table") -> int:
         return sum(before * after for before, after in pairwise((math.prod(shape), *self.hidden)))

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from service.nets import Architecture, forms
-from service.nets.base import BatchNorm, LayerInfo, Linear, Transposed, exported, held
+from service.nets.base import BatchNorm, LayerInfo, LayerNorm, Linear, Sharing, Transposed, exported, held
 from service.nets.gates import Gated
+from service.nets.layer import Step
+from service.nets.sequential import Pixels
 from service.nets.upsampling import Painter, TransposedConvolution
+from service.nets.weighted_layers import Again
 from service.onnx.graph import Graph
 from service.tricks.dropout import SCALED, Gate, Site
 from service.tricks.multitask import Distribution, LearnedWeight, Reconstruction, Target
@@ -78,7 +81,9 @@ class Network(nn.Module):
                 said[target.name] = target.in_unit(head(self.trunk.decode(features, gate, kept)), scale.std)
             else:
                 said[target.name] = self.finished(target, head(features))
-        return said
+        widest = max(said.values(), key=lambda raw: raw.ndim)
+        # What no mask reaches is the same under all of them.
+        return {name: raw if raw.ndim == widest.ndim else raw.expand(*widest.shape[:-1], -1) for name, raw in said.items()}
 
     def exported(self, graph: Graph, x: str) -> tuple[str, dict[str, str]]:
         """The ONNX operators of `forward`, weight-scaled, on rows x [N, ...]: features, and raw outputs by target."""
@@ -169,9 +174,16 @@ class Network(nn.Module):
     @property
     def saved(self) -> int:
         """Parameters that it would have besides, were none used twice."""
-        transposed = sum(module.shared for module in self.modules() if isinstance(module, Transposed | TransposedConvolution))
+        transposed = sum(module.shared for module in self.modules() if isinstance(module, Transposed | TransposedConvolution | Again))
         again = sum(p.numel() for _, p in self.named_parameters(remove_duplicate=False)) - sum(p.numel() for p in self.parameters())
         return (transposed + again) // (self.members or 1)
+
+    @property
+    def sharing(self) -> Sharing:
+        """What sharing saves; without it a convolution has a weight for each entry of its Toeplitz matrix, and its biases as they are."""
+        places = self.trunk.repeated() + sum(head.repeated() for head in self.heads if isinstance(head, Painter | Pixels))
+        own = sum(parameter.numel() for parameter in self.parameters()) // (self.members or 1)
+        return Sharing(self.saved, own + self.saved + places, self.saved + places)
 
     def learned(self) -> dict[str, Tensor]:
         """Parameters and running statistics of this member by name: what distinguishes it from its siblings."""
@@ -183,12 +195,13 @@ class Network(nn.Module):
         self.load_state_dict(tensors, strict=False)
 
     def describe(self) -> tuple[LayerInfo, ...]:
-        """Each layer with its output's shape and its parameters; what layers share counts at the first of them."""
+        """Each named layer with its output's shape and its parameters; what layers share counts at the first of them."""
+        layers = {**self.trunk.named(), **self.layers()}
         heads = {f"head.{target.name}": (_outputs(head),) for target, head in zip(self.spec.targets, self.heads, strict=True)}
         shapes = {**self.trunk.shapes(), **heads}
         counted: set[Tensor] = set()
         found = []
-        for name, layer in self.layers().items():
+        for name, layer in layers.items():
             own = set(layer.parameters()) - counted
             counted |= own
             found.append(LayerInfo(name, _sort(layer), shapes[name], sum(p.numel() for p in own)))
@@ -216,7 +229,7 @@ def stack(networks: Sequence[Network]) -> Network:
 
 def stackable(network: Network) -> bool:
     """Whether `stack` can take it: all that it learns lies in layers that know of a members' axis."""
-    layers = (Linear, Transposed, BatchNorm, LearnedWeight)
+    layers = (Linear, Transposed, BatchNorm, LayerNorm, LearnedWeight)
     known = {id(tensor) for module in network.modules() if isinstance(module, layers) for tensor in _own(module)}
     return all(id(tensor) in known for tensor in network.learned().values())
 
@@ -226,7 +239,7 @@ def _own(module: nn.Module) -> list[Tensor]:
 
 
 def _outputs(layer: nn.Module) -> int:
-    return next(m.out_features for m in layer.modules() if isinstance(m, nn.Linear | Transposed | Painter))
+    return next(m.out_features for m in layer.modules() if isinstance(m, nn.Linear | Transposed | Painter | Pixels))
 
 
 SORTS: tuple[tuple[type[nn.Module], str], ...] = (
@@ -239,7 +252,9 @@ SORTS: tuple[tuple[type[nn.Module], str], ...] = (
 
 
 def _sort(layer: nn.Module) -> str:
-    """What a layer is, by the first of its modules that has a name of its own."""
+    """What a layer is: what it says itself, else the first of its modules that has a name of its own."""
+    if isinstance(layer, Step):
+        return layer.sort
     return next((name for module in layer.modules() for kind, name in SORTS if isinstance(module, kind)), "linear")
 
 

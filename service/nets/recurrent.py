@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.errors import Flaw
-from service.nets.architecture import Drawing, Trunk, Width
+from service.nets.architecture import Thinned, Trunk, Width
 from service.nets.base import held
 from service.nets.intervals import Interval
 from service.nets.unrolled import unrolled
@@ -25,7 +25,7 @@ HELD = {"lstm": 19, "gru": 7, "rnn": 1}
 """Numbers of each unit and step that torch's cells hold on a CPU between a forward and a backward pass."""
 
 
-class Recurrent(Drawing):
+class Recurrent(Thinned):
     """Layers of recurrent cells (LSTM: Hochreiter and Schmidhuber 1997; GRU: Cho et al. 2014); features are the last state.
 
     A unit that is dropped stays dropped over the whole sequence (Gal and Ghahramani 2016, "A theoretically grounded application
@@ -122,6 +122,9 @@ class Layers(Trunk):
 
     def products(self) -> int:
         return self.steps * super().products()
+
+    def repeated(self) -> int:
+        return (self.steps - 1) * super().products()
 
     def activations(self) -> dict[str, str]:
         return dict.fromkeys(self.linears(), "tanh")

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.errors import Flaw
-from service.nets.architecture import Drawing, Trunk
+from service.nets.architecture import Thinned, Trunk
 from service.nets.base import exported
-from service.nets.convolution import ChannelNorm, Kernel, Space, Start, convolution, drop_channels, extents_after, spatial
+from service.nets.convolution import ChannelNorm, Kernel, Space, Start, convolution, drop_channels, extents_after, spatial, toeplitz_entries
 from service.onnx.graph import Graph
 from service.tricks.choices import refuse
 from service.tricks.dropout import Dropout, Gate, Site
@@ -26,7 +26,7 @@ EXPANSION = {"basic": 1, "preactivation": 1, "bottleneck": 4}
 STAGES = 3
 
 
-class ResNet(Drawing):
+class ResNet(Thinned):
     """A stem and three stages of blocks at full, half and quarter size, then the mean over space. Images and sequences."""
 
     type: Literal["resnet"] = "resnet"
@@ -171,6 +171,15 @@ class Residual(Trunk):
         layers, shapes = self.linears(), self.shapes()
         weights = {name: sum(p.numel() for p in layer.parameters() if p.ndim > 1) for name, layer in layers.items()}
         return sum(count * math.prod(shapes[name][:-1]) for name, count in weights.items())
+
+    def repeated(self) -> int:
+        before, shapes, found = self.space.extents, self.shapes(), 0
+        layers = [self.stem, *(layer for block in self.blocks() for layer in block.normed())]
+        for layer, shape in zip(layers, shapes.values(), strict=True):
+            weights = sum(p.numel() for p in layer.parameters() if p.ndim > 1)
+            found += toeplitz_entries(weights, layer.kernel, before, shape[:-1]) - weights
+            before = shape[:-1]
+        return found
 
     def activations(self) -> dict[str, str]:
         return dict.fromkeys((site.name for site in self.channels), "identity" if self.before else "relu")

@@ -11,29 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.nets.base import held
-from service.nets.convolution import Conv1d, Conv2d, Kernel, Space, Start, extents_after, on_rows
+from service.nets.convolution import HALVING, Conv1d, Conv2d, Kernel, Space, Start, extents_after, on_rows, toeplitz_entries
 from service.onnx.graph import Graph
 
 UP: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 
 
-def padding_of(kernel: Kernel) -> tuple[int, int]:
-    """Zeros before and after each axis of `convolution`, so that stride 1 keeps the extents."""
-    return (kernel.extent // 2, kernel.extent // 2) if kernel.extent % 2 else ((kernel.extent - 1) // 2, kernel.extent // 2)
-
-
-def transposed(x: Tensor, weight: Tensor, kernel: Kernel, extents: tuple[int, ...]) -> Tensor:
-    """W^T x [N, C', *extents] of x [N, C, *S], W being `convolution`'s matrix from those extents; weight [C, C', *kernel].
+def transposed(x: Tensor, weight: Tensor, kernel: Kernel, extents: tuple[int, ...], *, groups: int = 1) -> Tensor:
+    """W^T x [N, C', *extents] of x [N, C, *S], W being `convolution`'s matrix from those extents; weight [C, C' / groups, *kernel].
 
     A strided convolution takes several extents to one, so that the extents wished have to be said (Dumoulin and Visin 2016,
     "A guide to convolution arithmetic", section 4).
     """
-    axes, (before, after) = len(extents), padding_of(kernel)
+    axes, (before, after) = len(extents), kernel.paddings
+    told = {"stride": kernel.stride, "dilation": kernel.dilation, "groups": groups}
     if before == after:
-        reached = [(size - 1) * kernel.stride - 2 * before + kernel.extent for size in x.shape[2:]]
+        reached = [(size - 1) * kernel.stride - 2 * before + kernel.reach + 1 for size in x.shape[2:]]
         more = [extent - got for extent, got in zip(extents, reached, strict=True)]
-        return UP[axes](x, weight, stride=kernel.stride, padding=before, output_padding=more)
-    found = UP[axes](x, weight, stride=kernel.stride)
+        return UP[axes](x, weight, padding=before, output_padding=more, **told)
+    found = UP[axes](x, weight, **told)
     missing = [before + extent - got for extent, got in zip(extents, found.shape[2:], strict=True)]
     if max(missing) > 0:  # places that no window of the convolution reaches
         found = F.pad(found, [end for short in reversed(missing) for end in (0, max(short, 0))])
@@ -63,31 +59,40 @@ class TransposedConvolution(nn.Module):
         """Weights that another layer holds for it."""
         return sum(source.weight.numel() for source in self._source)
 
-    def _weight(self) -> Tensor:
+    @property
+    def weights(self) -> Tensor:
+        """Its own, or those that it mirrors."""
         return self.weight if self.weight is not None else next(iter(self._source)).weight
 
     def forward(self, x: Tensor, extents: tuple[int, ...]) -> Tensor:
         """[.., N, C', *extents] of [.., N, C, *S]."""
-        weight: Tensor = self._weight()
-        found = on_rows(lambda rows: transposed(rows, weight, self.kernel, extents), x, self.axes)
+        found = on_rows(lambda rows: transposed(rows, self.weights, self.kernel, extents), x, self.axes)
         return found + self.bias.view(-1, *(1,) * self.axes)
 
     def exported(self, graph: Graph, x: str, extents: tuple[int, ...]) -> str:
-        """[N, C', *extents] of [N, C, *S]: what is beyond those extents is cut off, what is missing filled up."""
-        before, _ = padding_of(self.kernel)
-        reached = [(places - 1) * self.kernel.stride + self.kernel.extent for places in extents_after(extents, self.kernel)]
-        beyond = [size - before - extent for size, extent in zip(reached, extents, strict=True)]
-        pads = (*[before] * self.axes, *(max(size, 0) for size in beyond))
-        more = tuple(max(-size, 0) for size in beyond)
-        strides, weights = (self.kernel.stride,) * self.axes, held(graph, self._weight(), self.bias)
-        return graph.add("ConvTranspose", x, *weights, strides=strides, pads=pads, output_padding=more)
+        """[N, C', *extents] of [N, C, *S]."""
+        return exported_transposed(graph, x, held(graph, self.weights, self.bias), self.kernel, extents)
 
 
-def max_pool(x: Tensor, axes: int) -> tuple[Tensor, Tensor]:
-    """2x2 (or 2) windows pooled, and the switches: which entry of its plane each maximum was."""
+def exported_transposed(graph: Graph, x: str, weights: list[str], kernel: Kernel, extents: tuple[int, ...], *, groups: int = 1) -> str:
+    """The operator of `transposed` and its bias: what is beyond the extents is cut off, what is missing filled up."""
+    axes, (before, _) = len(extents), kernel.paddings
+    reached = [(places - 1) * kernel.stride + kernel.reach + 1 for places in extents_after(extents, kernel)]
+    beyond = [size - before - extent for size, extent in zip(reached, extents, strict=True)]
+    how = {
+        "strides": (kernel.stride,) * axes,
+        "dilations": (kernel.dilation,) * axes,
+        "pads": (*[before] * axes, *(max(size, 0) for size in beyond)),
+        "output_padding": tuple(max(-size, 0) for size in beyond),
+    }
+    return graph.add("ConvTranspose", x, *weights, group=groups, **how)
+
+
+def max_pool(x: Tensor, axes: int, window: Kernel = HALVING) -> tuple[Tensor, Tensor]:
+    """Windows pooled, and the switches: which entry of its plane each maximum was."""
     plane = x.flatten(0, -axes - 2)
     pool = F.max_pool1d if axes == 1 else F.max_pool2d
-    values, switches = pool(plane, 2, return_indices=True)
+    values, switches = pool(plane, window.extent, window.stride, return_indices=True)
     return values.unflatten(0, x.shape[: -axes - 1]), switches.unflatten(0, x.shape[: -axes - 1])
 
 
@@ -102,9 +107,9 @@ def unpool(x: Tensor, switches: Tensor, extents: tuple[int, ...]) -> Tensor:
     return placed
 
 
-def exported_max_pool(graph: Graph, x: str, axes: int) -> tuple[str, list[str]]:
+def exported_max_pool(graph: Graph, x: str, axes: int, window: Kernel = HALVING) -> tuple[str, list[str]]:
     """The operators of `max_pool`: values, and for `exported_unpooling` the switches, which count through all rows, and x's shape."""
-    values, switches = graph.several(2, "MaxPool", x, kernel_shape=(2,) * axes, strides=(2,) * axes)
+    values, switches = graph.several(2, "MaxPool", x, kernel_shape=(window.extent,) * axes, strides=(window.stride,) * axes)
     return values, [switches, graph.add("Shape", x)]
 
 
@@ -140,3 +145,8 @@ class Painter(nn.Module):
         axes = self.space.axes
         painted = self.layer.exported(graph, x, self.space.extents)
         return graph.add("Flatten", graph.add("Transpose", painted, perm=(0, *range(2, axes + 2), 1)))
+
+    def repeated(self) -> int:
+        """How many more weights there would be, were none used at several places."""
+        weights, extents, kernel = self.layer.weights.numel(), self.space.extents, self.layer.kernel
+        return toeplitz_entries(weights, kernel, extents, extents_after(extents, kernel)) - weights

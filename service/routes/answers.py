@@ -161,6 +161,8 @@ class PlanAnswer(Answer):
     layers: list[LayerAnswer]
     parameters: int
     saved_by_tying: int
+    unshared: int
+    saved_by_sharing: int
     memory_bytes: int
     flops: int
     steps: int

@@ -111,8 +111,9 @@ def validated(raw: Any, services: Services, project: str) -> PlanAnswer:
     with services.database.read() as c:
         model = models.get(c, project, plan.model_id)
     layers = [LayerAnswer.model_validate(layer) for layer in model.layers]
+    network = services.shelf.get(model.id, model.files).networks[0]
     return PlanAnswer(
-        spec=plan.spec, layers=layers, parameters=model.parameters, saved_by_tying=0,
+        spec=plan.spec, layers=layers, parameters=model.parameters, **network.sharing._asdict(),
         memory_bytes=BASE_BYTES + 4 * model.parameters * model.members,
         flops=robustness_plan.flops(plan, model.parameters), steps=0, shards=len(plan.shards), warnings=[],
     )  # fmt: skip

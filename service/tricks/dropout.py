@@ -284,7 +284,12 @@ class Dropout(Value):
     def hidden_rates(self, layers: int) -> tuple[Rate, ...]:
         """One rate per hidden layer, or a list where its units' rates differ; a single rate stands for all layers."""
         each = self.hidden if isinstance(self.hidden, tuple) else (self.hidden,) * layers
-        return tuple(rate[0] if isinstance(rate, tuple) and len(set(rate)) == 1 else rate for rate in each)
+        return tuple(map(evened, each))
+
+
+def evened(rate: Rate) -> Rate:
+    """One number in place of a list of equal ones."""
+    return rate[0] if isinstance(rate, tuple) and len(set(rate)) == 1 else rate
 
 
 def _dropout(value: Any) -> Any:

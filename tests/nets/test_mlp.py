@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from scipy import special
 from torch import Tensor
 
-from service.nets.mlp import MLP, ActivationName, Perceptron
+from service.nets.activations import ActivationName
+from service.nets.mlp import MLP, Perceptron
 from service.tricks.dropout import SCALED, Replayed, Sampled, Site, draw_mask
 
 Floats = NDArray[np.float64]

@@ -38,7 +38,9 @@ def test_validate_starts_nothing(http: httpx2.Client) -> None:
     plan = http.post("/api/v1/jobs:validate", json=SPEC).json()
     assert plan["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
     assert [layer["name"] for layer in plan["layers"]] == ["hidden.0", "head.label"]
-    assert plan.keys() == {"spec", "layers", "parameters", "saved_by_tying", "memory_bytes", "flops", "steps", "shards", "warnings"}
+    assert (plan["unshared"], plan["saved_by_sharing"]) == (plan["parameters"], 0)
+    keys = {"spec", "layers", "parameters", "saved_by_tying", "unshared", "saved_by_sharing", "memory_bytes", "flops", "steps", "shards"}
+    assert plan.keys() == keys | {"warnings"}
     assert len(http.get("/api/v1/jobs", params={"limit": 200}).json()["items"]) == before
 
 

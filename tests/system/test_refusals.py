@@ -11,6 +11,12 @@ pytestmark = pytest.mark.parametrize("stack", ["embedded"], indirect=True, scope
 MLP = {"type": "mlp", "hidden": [8]}
 BASE = {"dataset": "digits", "architecture": MLP}
 WIDE = [10**9, 10**6]
+DENSE = {"type": "linear", "width": "8"}
+
+
+def layers(*listed: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "layers", "layers": [*listed]}
+
 
 # What is changed in a good spec, the problem, the pointer of the first error.
 SPECS: list[tuple[dict[str, Any], str, str]] = [
@@ -34,6 +40,10 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"architecture": {**MLP, "hidden": [8, 8], "dropout": {"hidden": [0.1]}}}, "inconsistent-spec", "/architecture/dropout/hidden"),
     ({"architecture": {**MLP, "hidden": [8, 4, 4], "residual": True}}, "inconsistent-spec", "/architecture/hidden"),
     ({"architecture": {**MLP, "batch_norm": True}, "batch_size": 1}, "inconsistent-spec", "/batch_size"),
+    ({"architecture": layers({"type": "linear", "width": 8})}, "inconsistent-spec", "/architecture/layers/0"),
+    ({"architecture": layers({"type": "pool"})}, "unknown-choice", "/architecture/layers/0/type"),
+    ({"architecture": layers({"type": "residual", "layers": [DENSE]})}, "validation-error", "/architecture/layers/0/layers/0/width"),
+    ({"architecture": layers({"type": "flatten"}, {"type": "linear", "width": 10**9})}, "cost-limit", "/architecture"),
     ({"targets": [{"name": "colour"}]}, "inconsistent-spec", "/targets/0/name"),
     ({"targets": [{"name": "label", "loss": "hinge"}]}, "unknown-choice", "/targets/0/loss"),
     ({"targets": [{"name": "label", "task": "regression"}]}, "inconsistent-spec", "/targets/0/task"),
@@ -162,7 +172,7 @@ def test_a_wrong_spec_is_refused_with_its_place(desk: Desk, change: dict[str, An
         assert answer.headers["content-type"] == "application/problem+json"
         assert len(answer.content) <= 8192
     if slug == "unknown-choice" and pointer.endswith("/type"):
-        assert any(word in problem["errors"][0]["message"] for word in ("mlp", "'l2'", "gaussian_noise", "'adam'"))
+        assert any(word in problem["errors"][0]["message"] for word in ("mlp", "'max_pool'", "'l2'", "gaussian_noise", "'adam'"))
 
 
 # Bodies that no reader should choke on; {} stands where the value goes.

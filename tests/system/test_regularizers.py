@@ -64,7 +64,8 @@ def test_closed_gates_are_not_published(desk: Desk, gated: Any) -> None:
 def test_what_is_shared_is_published_once(desk: Desk, shared: Any) -> None:
     plan = desk.http.post("/api/v1/jobs:validate", json=SHARED).json()
     assert plan["saved_by_tying"] == 16 * 16 + 16
-    assert desk.report(shared)["parameters"] == {"member": plan["parameters"], "saved_by_tying": 16 * 16 + 16}
+    counted = {"saved_by_tying": 16 * 16 + 16, "unshared": plan["unshared"], "saved_by_sharing": 16 * 16 + 16}
+    assert desk.report(shared)["parameters"] == {"member": plan["parameters"], **counted}
     content = desk.http.get(f"/api/v1/models/{shared['model']}/files/model.safetensors").content
     head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     aliases = json.loads(head["__metadata__"]["temper"])["aliases"]

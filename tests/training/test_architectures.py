@@ -53,6 +53,79 @@ TRAINED: dict[str, dict[str, Any]] = {
         "architecture": {"type": "recurrent", "cell": "gru", "hidden": [6], "bidirectional": True},
         "regularizers": [{"type": "elastic_net", "l1": 1e-4, "l2": 1e-4}],
     },
+    "layers": {
+        "architecture": {
+            "type": "layers",
+            "init": "he",
+            "layers": [
+                {"type": "convolution", "channels": 4, "kernel": 2, "bias": False, "name": "stem"},
+                {"type": "batch_norm"},
+                {"type": "activation"},
+                {"type": "max_pool"},
+                {
+                    "type": "residual",
+                    "layers": [
+                        {"type": "convolution", "channels": 4, "name": "inner"},
+                        {"type": "activation"},
+                        {"type": "share", "as": "inner"},
+                        {"type": "layer_norm"},
+                    ],
+                },
+                {"type": "dropout", "rate": 0.2, "channel": True},
+                {"type": "flatten"},
+                {"type": "linear", "width": 8},
+                {"type": "activation", "function": "tanh"},
+                {"type": "dropout", "rate": 0.3},
+            ],
+        },
+        "augmentation": [{"type": "translate", "pixels": 1}],
+        "regularizers": [
+            {"type": "l1", "alpha": 1e-4},
+            {"type": "max_norm", "limit": 2.0, "layers": ["inner", "linear.*"]},
+            {"type": "l2", "alpha": 1e-4, "parameters": "all"},
+        ],
+        "adversarial_training": {"method": "fgsm", "epsilon": 1.0},
+    },
+    "layers to a code and back": {
+        "architecture": {
+            "type": "layers",
+            "layers": [
+                {"type": "convolution", "channels": 4},
+                {"type": "activation"},
+                {"type": "max_pool", "name": "pool"},
+                {"type": "flatten"},
+                {"type": "linear", "width": 5, "name": "code"},
+                {"type": "linear", "width": 16},
+                {"type": "reshape", "shape": [2, 2, 4]},
+                {"type": "transposed_convolution", "channels": 4, "kernel": 4, "stride": 2},
+                {"type": "unpool", "of": "pool"},
+            ],
+        },
+        "targets": [{"name": "input", "task": "reconstruction"}, {"name": "label", "weight": "learned"}],
+        "augmentation": [{"type": "gaussian_noise", "std": 1.0}],
+    },
+    "layers of sequences": {
+        "dataset": "waves",
+        "architecture": {
+            "type": "layers",
+            "layers": [
+                {"type": "dropout", "rate": 0.1},
+                {"type": "convolution", "channels": 6, "dilation": 2, "groups": 3, "name": "one"},
+                {"type": "activation"},
+                {"type": "convolution", "channels": 6, "groups": 3, "name": "two"},
+                {"type": "average_pool"},
+                {"type": "flatten"},
+                {"type": "linear", "width": 6},
+                {"type": "layer_norm"},
+                {"type": "activation"},
+            ],
+        },
+        "regularizers": [
+            {"type": "l0", "method": "projection", "keep": 0.5, "layers": ["linear.0"]},
+            {"type": "l2", "alpha": 1e-4, "layers": ["one", "two"]},
+        ],
+        "adversarial_training": {"method": "pgd", "epsilon": 0.1, "steps": 2},
+    },
     "cnn of sequences": {"dataset": "waves", "architecture": {"type": "cnn", "channels": [4], "dropout": 0.2}},
 }
 

@@ -9,6 +9,7 @@ from sklearn.datasets import load_wine
 
 from service.errors import Invalid, ModeUnavailable
 from service.inference.alarms import measured as measured_alarms
+from service.inference.asking import ask
 from service.inference.attacking import AttackRequest, answer
 from service.inference.measuring import Inquiry
 from service.inference.model import rebuild
@@ -197,6 +198,15 @@ def test_members_masks_and_intervals_have_the_form_of_rows(bench: Any, mixed: An
     assert np.array(found["uncertainty"]["std"]).shape == np.array(found["prediction"]).shape == (3, 8, 8)
 
 
+def test_masks_of_the_decoder_leave_heads_on_the_code_as_they_are(bench: Any) -> None:
+    net = {"type": "autoencoder", "hidden": [12], "code": 4, "dropout": {"hidden": [0.0, 0.4]}}
+    made = bench.material("digits", architecture=net, targets=[{"name": "input", "task": "reconstruction"}, {"name": "label"}], epochs=1)
+    model, x = bench.model(made, bench.train(made)), torch.tensor(made.inputs[:3]).float()
+    masked, plain = (ask(model, x, Asking(mode=mode, samples=4).axes(model)) for mode in ("monte_carlo", "weight_scaled"))
+    torch.testing.assert_close(masked["label"].probabilities, plain["label"].probabilities)
+    assert not torch.allclose(masked["input"].mean, plain["input"].mean)
+
+
 def test_only_a_reconstruction_has_codes_and_errors(bench: Any) -> None:
     made = bench.material("digits", epochs=1)
     model = bench.model(made, bench.train(made))
@@ -236,7 +246,9 @@ def test_the_report(bench: Any) -> None:
     }  # fmt: skip
     assert found["reconstruction"]["anomaly"]["test"] < 0.15
     assert found["rows"] == {"train": 1257, "validation": 270, "test": 270}
-    assert found["parameters"] == {"member": 64 * 12 + 12 + 12 * 4 + 4 + 12 + 64, "saved_by_tying": 64 * 12 + 12 * 4}
+    tied, member = 64 * 12 + 12 * 4, 64 * 12 + 12 + 12 * 4 + 4 + 12 + 64
+    shared = {"saved_by_tying": tied, "unshared": member + tied, "saved_by_sharing": tied}
+    assert found["parameters"] == {"member": member, **shared}
     assert set(found["sparsity"]) == {"encoder.0", "code"}, "a tied layer has no weights of its own"
     assert list(found["activations"]["layers"]) == ["encoder.0", "code", "decoder.0"]
     assert found["ensemble"]["measured_error"] == pytest.approx(test["error_original"], rel=1e-6)

@@ -31,6 +31,40 @@ CODE = {"type": "conv_autoencoder", "channels": [3, 5]}
 BOTH = [{"name": "input", "task": "reconstruction"}, {"name": "label"}]
 TWO = {"architecture": {**MLP, "logit_scale": 9.0}, "features": {"use": ["a", "b"]}}
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity")
+LISTED = [
+    {"type": "convolution", "channels": 4, "kernel": 3, "dilation": 2, "groups": 1},
+    {"type": "batch_norm"},
+    {"type": "activation", "function": "elu"},
+    {"type": "residual", "layers": [
+        {"type": "convolution", "channels": 4, "groups": 2}, {"type": "activation"}, {"type": "convolution", "channels": 6, "stride": 2}
+    ], "shortcut": [{"type": "convolution", "channels": 6, "kernel": 1, "stride": 2}]},
+    {"type": "layer_norm"},
+    {"type": "max_pool", "kernel": 2, "stride": 1},
+    {"type": "dropout", "rate": 0.2},
+    {"type": "flatten"},
+    {"type": "linear", "width": 12}, {"type": "layer_norm"},
+    {"type": "linear", "width": 12, "name": "again"}, {"type": "share", "as": "again"},
+]  # fmt: skip
+CODED = [
+    {"type": "convolution", "channels": 4, "padding": 1},
+    {"type": "max_pool", "kernel": 3},
+    {"type": "average_pool", "kernel": 2, "stride": 1},
+    {"type": "activation", "name": "code", "function": "identity"},
+    {"type": "unpool", "of": "average_pool.0"},
+    {"type": "unpool", "of": "max_pool.0"},
+    {"type": "convolution", "channels": 3, "kernel": 2},
+]
+SPREAD = [
+    {"type": "convolution", "channels": 4, "kernel": 4, "stride": 3, "padding": 2},
+    {"type": "transposed_convolution", "channels": 6, "groups": 2, "kernel": 4, "stride": 2},
+    {"type": "transposed_convolution", "channels": 4, "kernel": 3, "dilation": 2, "padding": 1, "bias": False},
+    {"type": "reshape", "shape": [2, 5, 4]},
+    {"type": "layer_norm"},
+    {"type": "batch_norm"},
+    {"type": "transposed_convolution", "channels": 2, "kernel": 3, "stride": 2, "size": [3, 9]},
+    {"type": "flatten"},
+]
+DENSE = [{"type": "linear", "width": 8}, {"type": "batch_norm"}, {"type": "activation"}, {"type": "reshape", "shape": [4, 2]}]
 # Dataset and fields of a job.
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "linear": ("digits", {"architecture": {"type": "mlp", "hidden": []}}),
@@ -56,6 +90,11 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm": ("onnx_waves", {"architecture": {"type": "recurrent", "hidden": [6, 5]}}),
     "gru": ("onnx_waves", {"architecture": {"type": "recurrent", "cell": "gru", "hidden": [6, 4], "bidirectional": True}}),
     "rnn": ("onnx_waves", {"architecture": {"type": "recurrent", "cell": "rnn", "bidirectional": True}}),
+    "layers": ("digits", {"architecture": {"type": "layers", "layers": LISTED}}),
+    "layers coded": ("onnx_colours", {"architecture": {"type": "layers", "layers": CODED}, "targets": [BOTH[0], {"name": "y"}]}),
+    "layers of sequences": ("onnx_waves", {"architecture": {"type": "layers", "layers": SPREAD}}),
+    "layers of a table": ("onnx_pairs", {"architecture": {"type": "layers", "layers": DENSE}}),
+    "no layers": ("digits", {"architecture": {"type": "layers", "layers": []}}),
     "several": ("several", {"architecture": MLP, "targets": [{"name": "policy"}, {"name": "value", "output": "tanh"}, {"name": "kind"}]}),
     "gaussian": ("diabetes", {"architecture": MLP, "targets": [{"name": "target", "loss": "gaussian_nll"}]}),
     "quantiles": ("onnx_pairs", {"architecture": MLP, "targets": [{"name": "y", "loss": "quantile", "quantiles": [0.1, 0.4, 0.6, 0.9]}]}),

@@ -133,6 +133,26 @@ JOBS: dict[str, dict[str, Any]] = {
         "early_stopping": {"monitor": "adversarial_loss"},
         "architecture": {"type": "mlp", "hidden": [12], "dropout": DROPOUT},
     },
+    "named layers": {
+        "architecture": {
+            "type": "layers",
+            "layers": [
+                {"type": "flatten"},
+                {"type": "dropout", "rate": 0.2},
+                {"type": "linear", "width": 12},
+                {"type": "activation"},
+                {
+                    "type": "residual",
+                    "layers": [{"type": "linear", "width": 12, "name": "inner"}, {"type": "activation", "function": "tanh"}],
+                },
+                {"type": "share", "as": "inner"},
+                {"type": "layer_norm"},
+                {"type": "dropout", "rate": 0.4},
+            ],
+        },
+        "regularizers": [{"type": "l0", "alpha": 0.001, "layers": ["linear.0"]}, {"type": "l1", "alpha": 0.001, "layers": ["inner"]}],
+        "ensemble": {"size": 3, "vary": {"learning_rate": [0.002, 0.02]}},
+    },
     "max steps": {"max_steps": 15, "early_stopping": None},
     "numbers": {"dataset": "diabetes", "batch_size": 60, "targets": [{"task": "regression", "name": "target", "loss": "gaussian_nll"}]},
     "several targets": {
