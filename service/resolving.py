@@ -180,22 +180,8 @@ def _plan(
     bare = blueprint(spec, source)
     wrong = list(layer_checks.Layers(spec, bare, stored).flaws())
     network = bare if wrong or not spec.regularizers else blueprint(spec, source, spec.regularizers)
-    batch, shards = len_batch(spec, parts["train"]), _shards(spec.ensemble, settings.shards)
-    inputs = spec.inputs_of(description)
-    load = Load(
-        rows=description.rows,
-        row_bytes=_row_bytes(inputs),
-        read_bytes=(1 if inputs and inputs[0].dtype == "uint8" else 4) * math.prod(shape),
-        train=max(1, round(parts["train"] * spec.ensemble.fraction)),
-        batch=batch,
-        epochs=spec.epochs,
-        max_steps=spec.max_steps,
-        members=spec.ensemble.size,
-        passes=spec.adversarial_training.passes if spec.adversarial_training is not None else 3,
-        graphs=graphs_of(spec),
-        moments=moments_of(spec),
-        shard=max(map(len, shards)),
-    )
+    shards = _shards(spec.ensemble, settings.shards)
+    inputs, load = spec.inputs_of(description), _load(spec, description, parts["train"], max(map(len, shards)))
     cost = cost_of(network, second_phase(spec, load, validation=parts["validation"]))
     layers = network.describe()
     constant = [field.name for field in inputs if field.name in description.audit.constant]
@@ -204,10 +190,29 @@ def _plan(
     labelled = label_checks.labels(spec, Columns(source.folder))
     bounded = checks.costs(spec, cost, settings, _machine_bytes())
     checks.refuse(iter(wrong), labelled, checks.vary(spec, warnings), checks.network(spec, warnings), bounded)
-    resolved = _filled(spec, source, network, batch)
+    resolved = _filled(spec, source, network, load.batch)
     return Plan(
         resolved.dump(), "train", resolved.name or source.name, source.id, layers, cost, shards, tuple(warnings), tuple(stored)
     )  # fmt: skip
+
+
+def _load(spec: TrainSpec, description: Description, train: int, shard: int) -> Load:
+    """What a job on so many training rows has to do, of whose members at most `shard` are one trainer's."""
+    inputs = spec.inputs_of(description)
+    return Load(
+        rows=description.rows,
+        row_bytes=_row_bytes(inputs),
+        read_bytes=(1 if inputs and inputs[0].dtype == "uint8" else 4) * math.prod(expected_shape(inputs, spec.features)),
+        train=max(1, round(train * spec.ensemble.fraction)),
+        batch=len_batch(spec, train),
+        epochs=spec.epochs,
+        max_steps=spec.max_steps,
+        members=spec.ensemble.size,
+        shard=shard,
+        passes=spec.adversarial_training.passes if spec.adversarial_training is not None else 3,
+        graphs=graphs_of(spec),
+        moments=moments_of(spec),
+    )
 
 
 def _split(spec: TrainSpec, raw: dict[str, Any], description: Description) -> tuple[TrainSpec, dict[str, int]]:

@@ -38,7 +38,7 @@ class Span(NamedTuple):
 
     low: Tensor
     high: Tensor
-    count: int
+    total: int
     flat: int | None
 
     @classmethod
@@ -50,12 +50,12 @@ class Span(NamedTuple):
     def joined(self, other: "Span") -> "Span":
         """That of both's rows."""
         flat = None if self.flat is None or other.flat is None else self.flat + other.flat
-        return Span(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high), self.count + other.count, flat)
+        return Span(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high), self.total + other.total, flat)
 
     @property
     def saturated(self) -> float | None:
         """The share of saturated outputs; None for an activation without ends."""
-        return None if self.flat is None else self.flat / self.count
+        return None if self.flat is None else self.flat / self.total
 
 
 def activations(inquiry: Inquiry) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from service.values import ITEMS
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 ONNX_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 """Where torch has each of the gates that ONNX has in its order: input, output, forget, cell, or update, reset, new."""
-HELD = {"lstm": 19, "gru": 7, "rnn": 1}
+HELD = {"lstm": 16, "gru": 7, "rnn": 1}
 """Numbers of each unit and step that torch's cells hold on a CPU between a forward and a backward pass."""
 
 
