@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
 
 from temper.embedded.launch import Launch
+from tests.scheduling import ByService, place
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,18 @@ def http(service: Launch) -> Iterator[httpx2.Client]:
     """An HTTP client of the running service."""
     with httpx2.Client(base_url=service.url, timeout=60) as client:
         yield client
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits most comes first; the order within a folder stays."""
+    items.sort(key=lambda item: place(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByService:
+    """Who shares a service shares a process."""
+    return ByService(config, log)
 
 
 # What the tests run on; a test's parameter says which of the two.

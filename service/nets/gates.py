@@ -15,7 +15,7 @@ _JITTER = 1e-2
 class Gated(Linear):
     """A linear layer that reads x times gates [inputs]; of a stack [K, inputs].
 
-    In training the gates are those `drawn` for the step, which to autograd are constants; else they are deterministic.
+    In training the gates are those `drawn` for the step, a leaf of its own to autograd; else they are deterministic.
     """
 
     log_alpha: nn.Parameter

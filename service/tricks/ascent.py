@@ -40,8 +40,12 @@ class Ball(NamedTuple):
         """Rows after projected steps of a length, one for all or broadcast against rows; no gradient flows through them."""
         delta = start
         for _ in range(steps):
-            ascent = self.shape.direction(self.slope(x if delta is None else x + delta, loss_of)).mul_(size)
-            delta = self.shape.project(ascent if delta is None else ascent.add_(delta), self.epsilon)
+            ascent = self.shape.direction(self.slope(x if delta is None else x + delta, loss_of))
+            if delta is not None and isinstance(size, float):
+                ascent = torch.add(delta, ascent, alpha=size, out=ascent)  # in one pass
+            else:
+                ascent = ascent.mul_(size) if delta is None else ascent.mul_(size).add_(delta)
+            delta = self.shape.project(ascent, self.epsilon)
         return x.detach() if delta is None else x.detach() + delta
 
 

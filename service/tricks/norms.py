@@ -62,7 +62,7 @@ class Linf:
         return delta.clamp(-epsilon, epsilon)
 
     def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
-        noise = (torch.rand(like.shape, generator=generator, device=like.device) * 2 - 1) * epsilon
+        noise = torch.empty(like.shape, device=like.device).uniform_(-epsilon, epsilon, generator=generator)
         return noise if movable is None else noise * movable
 
     def reach(self, slope: Tensor, room: Tensor, needed: Tensor) -> Tensor:

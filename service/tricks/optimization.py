@@ -73,8 +73,7 @@ class _Adaptive(Value):
         group = optimizer.param_groups[0]
         correction = math.sqrt(1.0 - group["betas"][1] ** float(optimizer.state[group["params"][0]]["step"]))
         for moment, room in zip(moments, out, strict=True):
-            # 1 / (1 / sqrt(v)), since torch's sqrt on a CPU takes longer than both of these; v = 0 goes through infinity to 0.
-            torch.rsqrt(moment, out=room).reciprocal_().add_(group["eps"] * correction)
+            torch.sqrt(moment, out=room).add_(group["eps"] * correction)
         return Metric(rate_of(optimizer, place) * correction, list(out))
 
 

@@ -43,11 +43,11 @@ class Opening(NamedTuple):
         return torch.ops.aten.sigmoid_backward(inside, self.s).mul_((ZETA - GAMMA) / BETA)  # type: ignore[no-any-return]
 
 
-def opened(log_alpha: Tensor, u: Tensor) -> Opening:
-    """The gates of uniform numbers u in [0, 1), which are clipped to [eps, 1 - eps]."""
+def opened(log_alpha: Tensor, u: Tensor, *, out: Tensor | None = None) -> Opening:
+    """The gates of uniform numbers u in [0, 1), which are clipped to [eps, 1 - eps]; `out` has room for them."""
     s = torch.logit(u, EPS).add_(log_alpha).mul_(1 / BETA).sigmoid_()
     stretched = s.mul(ZETA - GAMMA).add_(GAMMA)
-    return Opening(stretched.clamp(0, 1), stretched, s)
+    return Opening(torch.clamp(stretched, 0, 1, out=out), stretched, s)
 
 
 def deterministic(log_alpha: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """torch's fused optimizers without what they look up at every step: for small networks that is half of the step.
 
 Parameters, state and hyperparameters stay where torch keeps them, so that state_dict, load_state_dict and groups are
-torch's own. The first step, and one with a missing gradient, are torch's too; a test holds the others to the same bits.
+torch's own. A step with a missing gradient is torch's too; a test holds the others to the same bits.
 """
 
 from typing import Any
@@ -14,6 +14,12 @@ _Lists = list[list[Tensor]]
 VECTOR = 16
 """Numbers in the widest vector of a CPU."""
 
+# Some of its methods, when first called, import torch's compiler to be left alone by it. Nobody compiles them here, and every process
+# that trains would spend a second or two on the import. A release that does not know the mark imports as before.
+for _method in vars(torch.optim.Optimizer).values():
+    if (_inner := getattr(_method, "__wrapped__", None)) is not None:
+        _inner.__dynamo_disable = _inner
+
 
 class Quick(torch.optim.Optimizer):
     """An optimizer that holds what its kernel wants of each group, in lists."""
@@ -24,11 +30,12 @@ class Quick(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         """One step on the present gradients."""
         gradients = [[parameter.grad for parameter in group["params"]] for group in self.param_groups]
-        if closure is not None or self._held is None or any(each is None for some in gradients for each in some):
-            found = super().step(closure)
-            self._held = self._hold()
-            return found
-        for group, some, held in zip(self.param_groups, gradients, self._held, strict=True):
+        if closure is not None or any(each is None for some in gradients for each in some):
+            self.forget()
+            return super().step(closure)
+        if self._held is None:
+            self._begin()
+        for group, some, held in zip(self.param_groups, gradients, self._held or [], strict=True):
             self._count(held)
             self._apply(group, some, held)
         return None
@@ -45,10 +52,18 @@ class Quick(torch.optim.Optimizer):
         """Look up the state again at the next step: something was put elsewhere in memory."""
         self._held = None
 
-    def _hold(self) -> list[_Lists] | None:
-        """Each group's state by name, in lists along its parameters; None while a parameter has none."""
-        held = [[[self.state[each].get(name) for each in group["params"]] for name in self._names(group)] for group in self.param_groups]
-        return None if any(each is None for lists in held for some in lists for each in some) else held
+    def _begin(self) -> None:
+        """State where there is none yet: zeros are what the first step of every kernel starts from."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                for name in self._names(group):
+                    zeros = torch.zeros((), device=parameter.device) if name == "step" else torch.zeros_like(parameter)
+                    self.state[parameter].setdefault(name, zeros)
+        self._held = self._hold()
+
+    def _hold(self) -> list[_Lists]:
+        """Each group's state by name, in lists along its parameters."""
+        return [[[self.state[each][name] for each in group["params"]] for name in self._names(group)] for group in self.param_groups]
 
     def _names(self, group: dict[str, Any]) -> tuple[str, ...]:
         """What the kernel wants of a group's state."""
@@ -81,10 +96,10 @@ class Adam(Quick, torch.optim.Adam):
     def _names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "step")
 
-    def _hold(self) -> list[_Lists] | None:
+    def _hold(self) -> list[_Lists]:
         """Counts of steps side by side besides, as views of one tensor that is counted up at once."""
         held = super()._hold()
-        for group, lists in zip(self.param_groups, held or [], strict=False):
+        for group, lists in zip(self.param_groups, held, strict=True):
             counts = torch.stack(lists[2])
             for parameter, count in zip(group["params"], counts, strict=True):
                 self.state[parameter]["step"] = count
@@ -107,7 +122,7 @@ class AdamW(Adam, torch.optim.AdamW):
 
 
 class _OfStack(Quick):
-    """For a stack [K, ...]: its first step is like all others, from state that is zero."""
+    """For a stack [K, ...], whose parameters all have gradients."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -122,15 +137,6 @@ class _OfStack(Quick):
         return found
 
     step.hooked = True  # type: ignore[attr-defined]
-
-    def _begin(self) -> None:
-        """State where there is none yet: zeros are what the first step of every kernel starts from."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                for name in self._names(group):
-                    shape = () if name == "step" else parameter.shape
-                    self.state[parameter].setdefault(name, torch.zeros(shape, device=parameter.device))
-        self._held = self._hold()
 
     def _go(self) -> None:
         """The kernel's calls of one step."""

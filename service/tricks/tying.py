@@ -65,6 +65,9 @@ class Tie(Penalty):
         """2 alpha (A - B) to A, and its opposite to B; what has no gradient stays."""
         for a, b in _pairs(weights):
             gap = a - (b.mT if self.transposed else b)
+            if a is b and a.grad is not None:  # a layer and its own transpose: the gap's opposite is the gap, turned over
+                a.grad.add_(gap, alpha=4 * self.alpha)
+                continue
             if a.grad is not None:
                 a.grad.add_(gap, alpha=2 * self.alpha)
             if b.grad is not None:

@@ -224,3 +224,23 @@ def test_what_is_monitored_is_what_is_reported(bench: Any, dataset: str, fields:
     model = bench.model(material, trained)
     report = bench.measure(model, material, material.parts.validation, Asking(mode="single").axes(model))
     assert trained.run.only.patience.best == pytest.approx(report[monitor], rel=2e-5)
+
+
+def denormal() -> float:
+    """A number below 1.2e-38, which a processor that is told so takes for 0."""
+    return float(torch.tensor(1e-39).mul(1.0))
+
+
+def test_denormal_numbers_count_as_nothing_within_a_step_alone(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bench.material("diabetes", epochs=1)
+    run, seen = start(made, (0,), CPU), []
+    stepped = run.optimizer.step
+    monkeypatch.setattr(run.optimizer, "step", lambda: (seen.append(denormal()), stepped()))
+    for _ in train(run, Task(made, run, CPU)):
+        assert denormal() > 0
+    assert set(seen) == {0.0}
+    monkeypatch.setattr(run.optimizer, "step", lambda: 1 / 0)
+    run.members[0].reason = None
+    with pytest.raises(ZeroDivisionError):
+        next(train(run, Task(made, run, CPU)))
+    assert denormal() > 0

@@ -1,5 +1,7 @@
 """The quick optimizers take torch's steps, bit by bit."""
 
+import subprocess
+import sys
 from copy import deepcopy
 from typing import Any, get_args
 
@@ -95,3 +97,22 @@ def test_members_with_rates_of_their_own_step_as_by_themselves(name: str) -> Non
         together.step()
         for k, own in enumerate(single):
             assert all(torch.equal(whole[k], each) for whole, each in zip(stacked, own, strict=True)), (step, k)
+
+
+def test_steps_do_without_torchs_compiler() -> None:
+    """Its import would cost every process that trains a second or two."""
+    code = """
+import sys, torch
+from service.tricks.optimization import SGD, Adam, AdamW
+for kind in (SGD, Adam, AdamW):
+    w = torch.ones(2, 2, requires_grad=True)
+    optimizer = kind().build([w], [])
+    w.sum().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+assert "torch" in sys.modules
+print("torch._dynamo" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert answer.stdout.strip() == "False"

@@ -37,6 +37,18 @@ def test_a_tie_is_the_squared_distance_with_its_gradient_on_both(turned: bool) -
         torch.testing.assert_close(side.grad, 1 + slope, rtol=1e-12, atol=1e-12)
 
 
+def test_a_layer_tied_to_its_own_transpose_becomes_symmetric() -> None:
+    """Both sides are one parameter, which gets what each of them would."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(4, 4, generator=generator, dtype=DOUBLE, requires_grad=True)
+    tie = Tie(between=("a", "a"), alpha=0.3, transposed=True)
+    (slope,) = torch.autograd.grad(tie.value([a, a]), a)
+    a.grad = torch.ones_like(a)
+    with torch.no_grad():
+        tie.add_gradient([a, a])
+    torch.testing.assert_close(a.grad, 1 + slope, rtol=1e-12, atol=1e-12)
+
+
 def test_a_tie_is_symmetric_and_zero_only_between_equals() -> None:
     a, b = pair()
     tie = Tie(between=("a", "b"), alpha=0.3)

@@ -1,7 +1,7 @@
 """The gates of a run's layers: drawn before each step from the members' own streams, their gradient taken after it.
 
-All gates lie side by side in memory, since on so few numbers a kernel costs its call. Autograd sees a gate as a constant: its gradient
-is in that of the weights. With y = W (x z), dL/dz_j is the sum over i of W_ij dL/dW_ij, divided by z_j, whatever the batch was.
+All gates lie side by side in memory, since on so few numbers a kernel costs its call. Autograd gives each gate's gradient dL/dz, and
+what leads from there to its logit is written out, for all of them at once.
 """
 
 from collections.abc import Sequence
@@ -29,16 +29,18 @@ class Gating:
         self._gates = sum(self._widths)
         values, rows = self._flat.values, -(-self._gates // _WHOLE) * _WHOLE
         self._uniform = torch.full((self._members, rows), 0.5, device=values.device)
+        self._own = list(self._uniform[:, : self._gates].unbind())
         self._prices = torch.zeros_like(self._uniform)
         self._to_members: Tensor | None = None
         self._to_layers: Tensor | None = None
         if self._members > 1:
             self._to_members, self._to_layers = self._orders(rows)
-        self._z, self._gradients = torch.empty_like(values), torch.zeros_like(values)
+        self._z, self._upstream, self._gradients = (torch.zeros_like(values) for _ in range(3))
         self._views = [self._flat.view(self._gradients, logits) for logits in self._logits]
         self._drawn: Opening | None = None
         for layer in self._layers:
-            layer.drawn = self._flat.view(self._z, layer.log_alpha)
+            layer.drawn = self._flat.view(self._z, layer.log_alpha).requires_grad_()
+            layer.drawn.grad = self._flat.view(self._upstream, layer.log_alpha)
 
     def _orders(self, rows: int) -> tuple[Tensor, Tensor]:
         """Where each member's gates are among the layers', and the other way round; what is left over goes to the first."""
@@ -64,21 +66,21 @@ class Gating:
 
     def draw(self, streams: Sequence[torch.Generator]) -> None:
         """Fresh gates for a step, one for all rows of a member's batch."""
-        for own, stream in zip(self._uniform, streams, strict=True):
-            own[: self._gates].uniform_(generator=stream)
-        self._drawn = opened(self._by_member(self._flat.values), self._uniform)
-        self._z.copy_(self._by_layer(self._drawn.z))
+        for own, stream in zip(self._own, streams, strict=True):
+            own.uniform_(generator=stream)
+        alone = self._z.view(1, -1) if self._to_layers is None else None
+        self._drawn = opened(self._by_member(self._flat.values), self._uniform, out=alone)
+        if alone is None:
+            self._z.copy_(self._by_layer(self._drawn.z))
+        self._upstream.zero_()
 
     def add_gradients(self) -> None:
         """From the gates' gradients to those of their logits, with the price of being open; without autograd."""
         if self._drawn is None:
             raise ValueError("gates are drawn before they have a gradient")
-        for layer, room in zip(self._layers, self._views, strict=True):
-            _read(layer.weight, room)
-        # Where a gate is at 0 that is 0 / 0, which the slope leaves out.
-        found = self._drawn.slope(self._by_member(self._gradients).div(self._drawn.z))
-        found.add_(price_slope(self._by_member(self._flat.values), self._prices))
-        self._gradients.copy_(self._by_layer(found))
+        found = self._drawn.slope(self._by_member(self._upstream))
+        price = price_slope(self._by_member(self._flat.values), self._prices)
+        torch.add(self._by_layer(found), self._by_layer(price), out=self._gradients)
         for logits, gradient in zip(self._logits, self._views, strict=True):
             logits.grad = gradient
 
@@ -92,10 +94,3 @@ class Gating:
 def gating_of(network: Network) -> Gating | None:
     """The gates of a network, where it has any."""
     return Gating(network) if any(isinstance(module, Gated) for module in network.modules()) else None
-
-
-def _read(weight: Tensor, out: Tensor) -> None:
-    """The sum over a layer's outputs of weight times gradient."""
-    if weight.grad is None:
-        raise ValueError("the weights behind gates have a gradient")
-    torch.sum(weight * weight.grad, -2, out=out)

@@ -4,7 +4,6 @@ A parent that has computed with several threads hangs its forked children; impor
 """
 
 import torch
-import torch._dynamo
 import torch.optim
 
 import workers.training.trainer

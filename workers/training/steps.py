@@ -11,7 +11,19 @@ from workers.training.task import Task
 
 
 def step(run: Run, task: Task, batch: Batch) -> Tensor:
-    """One optimizer step on a batch; returns the mean data loss, [] or each member's [K], detached."""
+    """One optimizer step on a batch; returns the mean data loss, [] or each member's [K], detached.
+
+    Numbers below 1.2e-38 count as 0: the moments of weights that have no gradient any more fade to such, a processor takes many times
+    as long for each, and beside Adam's eps none of them moves a weight.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        return _step(run, task, batch)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _step(run: Run, task: Task, batch: Batch) -> Tensor:
     network, spec = run.network, task.spec
     x, labels = batch.x, batch.labels
     if task.augmented is not None:
