@@ -49,6 +49,12 @@ def report(http: httpx2.Client, job: Answer) -> Answer:
     return found
 
 
+def claim(words: str, holds: bool) -> bool:
+    """Print what is claimed, and whether it holds."""
+    print(f"  {words:66s} {'holds' if holds else 'FALLS SHORT'}", flush=True)
+    return holds
+
+
 def present(path: Path) -> Path:
     """A file of the shared data; ends the benchmark in words where it is absent."""
     if not path.exists():

@@ -17,6 +17,7 @@ from service.inference.deployed import source_axes
 from service.inference.model import Model
 from service.inference.pools import Answer, Classes, Numbers
 from service.inference.predicting import Form, classes, column
+from service.inference.robustness import rows_at_once
 from service.inference.rows import MOST_FLAWS, NUMBERS, category_text, finite, numbers, read_rows
 from service.inference.units import run
 from service.tricks.attacks import AnyAttack, Attack, Corruption
@@ -30,7 +31,6 @@ MOST_PASSES = 2_000_000
 
 MOST_NETWORKS = 2000
 """Networks whose graphs are held at once for a gradient."""
-BATCH_ROWS = 250
 
 
 class AttackRequest(Asking):
@@ -60,7 +60,7 @@ def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str,
     # A row that was wrong before is not attacked: its input comes back as it was.
     moved = x.clone()
     standing = alive.nonzero().squeeze(1)
-    for chosen in standing.split(BATCH_ROWS) if len(standing) else ():
+    for chosen in standing.split(rows_at_once(model, axes)) if len(standing) else ():
         moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box).inputs
     after, form = ask(model, moved, axes)[target], _form(model, target)
     return {

@@ -11,7 +11,7 @@ from service.inference import certifying
 from service.inference.boxes import placed
 from service.inference.pools import Numbers
 from service.inference.robustness import Outcome, Subject
-from service.tricks.attacks import FAB, AnyAttack, Corruption, Perturbation
+from service.tricks.attacks import AnyAttack, Corruption, Minimal, Perturbation
 from service.tricks.norms import rows
 
 UNBOUNDED = 1e30
@@ -32,7 +32,7 @@ def curve(subject: Subject, attack: AnyAttack, epsilons: Sequence[float]) -> lis
     """Per epsilon, or per severity, what one attack left standing, row by row."""
     if isinstance(attack, Corruption):
         return [_corrupted(subject, attack.sized(severity), severity) for severity in attack.sizes(epsilons)]
-    if isinstance(attack, FAB):
+    if isinstance(attack, Minimal):
         return _minimal(subject, attack, epsilons)
     points, before = [], subject.right.clone()
     for epsilon in epsilons:
@@ -43,7 +43,7 @@ def curve(subject: Subject, attack: AnyAttack, epsilons: Sequence[float]) -> lis
     return points
 
 
-def _minimal(subject: Subject, attack: FAB, epsilons: Sequence[float]) -> list[Point]:
+def _minimal(subject: Subject, attack: Minimal, epsilons: Sequence[float]) -> list[Point]:
     """The curve of minimal distances, all of it read off one search that no epsilon bounds."""
     found = subject.attack(attack.sized(UNBOUNDED))
     distances = torch.full((len(subject.x),), torch.inf) if found.distances is None else found.distances

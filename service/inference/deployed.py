@@ -12,7 +12,7 @@ from service.inference.model import Model
 from service.inference.pools import Classes
 from service.tricks.criteria import CriterionName, criterion, margin
 from service.tricks.modes import Asking, Axes
-from service.tricks.perturbation import Source
+from service.tricks.perturbation import Look, Source
 from service.tricks.targets import agrees
 
 FRESH = 2**62
@@ -21,6 +21,8 @@ MOST_MASKS = 30
 """Masks per member that a gradient is averaged over; more change it little (science of EOT: 10 and 30 agree)."""
 DOUBT = 1e-3
 """Within this margin, in log probability, the float32 pass of an attack does not say who answers."""
+ROUNDING = 1e-5
+"""The same, as a share of the largest score."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Deployed:
     """A model, a point on its axes, and a target of classes with labels that count as right; `beat` as of `ask`.
 
     Labels are indices [N], or distributions [N, C], of which the most probable class is right, or any of equals.
-    `goals` [N]: the class to reach, None for any other. `source`: the point whose gradient is followed, None for that
+    `goals` [N]: the class to reach, None for any other. `leads` [N]: the class that the loss leads to though any other will
+    do, None for none in particular. `source`: the point whose gradient is followed, None for that
     which answers.
     """
 
@@ -39,24 +42,37 @@ class Deployed:
     criterion: CriterionName = "cross_entropy"
     beat: Callable[[], None] = quiet
     goals: Tensor | None = None
+    leads: Tensor | None = None
     source: Axes | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The loss [N] of the averaged probability: what the criterion makes of it."""
-        return self.looked(x)[0]
+        return self._loss(self.scores(x))
 
-    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and who may be broken: all where the answer is not this pass's, as under other masks or by votes."""
+    def looked(self, x: Tensor) -> Look:
+        """The loss, and who is broken where this pass can tell: not under other masks, by votes or by a rule of its own."""
         scores = self.scores(x)
-        loss = self._loss(scores)
-        if self.axes.random or self.source is not None or self.axes.combine == "vote":
-            return loss, torch.ones(len(x), dtype=torch.bool)
-        return loss, margin(scores.detach(), self.right, self.goals) > -DOUBT
+        loss, said = self._loss(scores), scores.detach()
+        if not self._tells:
+            return Look(loss, *torch.ones(2, len(x), dtype=torch.bool))
+        lead, doubt = margin(said, self.right, self.goals), DOUBT + ROUNDING * said.abs().amax(-1)
+        if self.goals is not None or self.labels.is_floating_point():
+            # More than a lead is asked for: not the label itself, and none of equally probable labels.
+            return Look(loss, torch.zeros(len(x), dtype=torch.bool), lead > -doubt)
+        return Look(loss, lead > doubt, lead.abs() <= doubt)
+
+    @property
+    def _tells(self) -> bool:
+        """Whether the pass that an attack takes is the one that answers."""
+        target = next(each for each in self.model.spec.targets or () if each.name == self.target)
+        elsewhere = self.axes.random or self.source is not None
+        return not elsewhere and self.axes.combine != "vote" and self.model.decision(target) == "argmax"
 
     def _loss(self, scores: Tensor) -> Tensor:
-        if self.criterion == "cross_entropy" and self.goals is None and self.labels.is_floating_point():
+        goal = self.leads if self.leads is not None else self.goals
+        if self.criterion == "cross_entropy" and goal is None and self.labels.is_floating_point():
             return -(self.labels.to(scores.dtype) * scores.log_softmax(-1)).sum(-1)
-        return criterion(self.criterion, scores, self.right, self.goals)
+        return criterion(self.criterion, scores, self.right, goal)
 
     @property
     def right(self) -> Tensor:
@@ -77,15 +93,20 @@ class Deployed:
 
     def only(self, chosen: Tensor) -> "Deployed":
         """The same for some of the rows."""
-        return replace(self, labels=self.labels[chosen], goals=None if self.goals is None else self.goals[chosen])
+        goals, leads = (None if classes is None else classes[chosen] for classes in (self.goals, self.leads))
+        return replace(self, labels=self.labels[chosen], goals=goals, leads=leads)
 
     def under(self, criterion: CriterionName) -> "Deployed":
         """The same with another criterion."""
         return replace(self, criterion=criterion)
 
+    def towards(self, classes: Tensor) -> "Deployed":
+        """The same on the way to a class, any but the right one breaking a row still."""
+        return replace(self, leads=classes)
+
     def judge(self) -> "Deployed":
         """The predictor itself, without a goal: whether the answer is still right."""
-        return replace(self, goals=None, source=None)
+        return replace(self, goals=None, leads=None, source=None)
 
 
 @dataclass(frozen=True)
@@ -114,9 +135,9 @@ class DeployedNumbers:
             raise TypeError("a model has members")
         return (mean - self.labels).square().mean(-1)
 
-    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def looked(self, x: Tensor) -> Look:
         """The loss, and that nobody is broken."""
-        return self(x), torch.zeros(len(x), dtype=torch.bool)
+        return Look(self(x), *torch.zeros(2, len(x), dtype=torch.bool))
 
     def scores(self, x: Tensor) -> Tensor:
         """A number has no classes."""
@@ -133,6 +154,10 @@ class DeployedNumbers:
     def under(self, criterion: CriterionName) -> "DeployedNumbers":
         """The same: an error is an error under all of them."""
         return self
+
+    def towards(self, classes: Tensor) -> "DeployedNumbers":
+        """A number has no classes."""
+        raise TypeError("a number has no classes")
 
     def judge(self) -> "DeployedNumbers":
         """The predictor itself."""

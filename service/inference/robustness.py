@@ -1,13 +1,13 @@
 """A model under attack: labelled rows, the predictor that answers, and what an attack did to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from service.inference.aiming import LossOf, Predictor, aimed
-from service.inference.asking import ask, quiet
+from service.inference.asking import ask, networks_asked, quiet
 from service.inference.boxes import placed
 from service.inference.model import Model
 from service.inference.neighbours import Neighbours
@@ -18,7 +18,30 @@ from service.tricks.attacks import AnyAttack, Attacked, Perturbation
 from service.tricks.modes import Axes
 from service.tricks.targets import agrees
 
-BATCH_ROWS = 250
+FEWEST_ROWS, MOST_ROWS = 250, 1000
+HELD = 20_000_000
+"""Numbers that the graph of one gradient may hold."""
+BLOCK_WORK = 5e10
+"""Multiplications after which a job should have something to show."""
+PASS_WORK = 60_000
+"""Of one row's pass through a small network, as multiplications that take as long."""
+
+
+def rows_at_once(model: Model, axes: Axes) -> int:
+    """Rows that one attack moves side by side: many, lest short tails of rows take the time.
+
+    Small networks keep to few, at which an ensemble of ten costs less than three of its members.
+    """
+    network, networks = model.networks[0], len(axes.members) if axes.dropout == "weight_scaled" else 1  # masks are taken chunk by chunk
+    most = MOST_ROWS if network.products > PASS_WORK else FEWEST_ROWS
+    return max(1, min(most, HELD // (networks * (network.entries + 1))))
+
+
+def block_rows(model: Model, axes: Axes, attacks: Sequence[AnyAttack], epsilons: Sequence[float]) -> int:
+    """Rows after which a job keeps what it has: all its attacks on them take about `BLOCK_WORK`, within bounds."""
+    passes = sum(attack.passes * len(attack.sizes(epsilons)) for attack in attacks)
+    each = PASS_WORK + model.networks[0].products * networks_asked(model, axes)
+    return max(FEWEST_ROWS, min(MOST_ROWS, int(BLOCK_WORK / max(1, passes * each))))
 
 
 class Outcome(NamedTuple):
@@ -32,7 +55,7 @@ class Outcome(NamedTuple):
 
     def noted(self, chosen: Tensor, result: Attacked, standing: Tensor) -> "Outcome":
         """With what became of some of the rows written in; rows that were not attacked have no distance and no rung."""
-        self.moved[chosen] = result.inputs
+        self.moved.index_copy_(0, chosen, result.inputs)
         self.standing[chosen] = standing
         parts: list[Tensor | None] = []
         for before, found, absent in (
@@ -80,11 +103,11 @@ class Subject:
         outcome = Outcome(self.x.clone(), self.right.clone())
         box = placed(attack, self.model)
         rows = self.right.nonzero().squeeze(1)
-        for chosen in rows.split(BATCH_ROWS) if len(rows) else ():
+        for chosen in rows.split(rows_at_once(self.model, self.axes)) if len(rows) else ():
             loss_of = self.loss(chosen, attack)
             # A stream per batch: with one seed for all, every batch would see the same noise.
             drawn = attack.model_copy(update={"seed": derive(attack.seed, self.first + int(chosen[0]), "attack")})
-            result = run(drawn, self.x[chosen], loss_of, box)
+            result = run(drawn, self.x.index_select(0, chosen), loss_of, box)
             outcome = outcome.noted(chosen, result, ~loss_of.judge().broken(result.inputs))
         return outcome
 

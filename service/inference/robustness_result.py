@@ -9,12 +9,12 @@ from scipy.special import betaincinv
 
 from service.inference.boxes import bounds_used
 from service.inference.model import Model
-from service.tricks.attacks import FAB, AnyAttack, Corruption, GaussianNoise
+from service.tricks.attacks import AnyAttack, Corruption, GaussianNoise, Minimal
 from service.tricks.ladder import RUNGS
 
 Bools = NDArray[np.bool_]
 Pieces = Sequence[dict[str, Any]]
-SHOWN = ("type", "norm", "steps", "restarts", "loss", "queries", "target", "source", "unit")
+SHOWN = ("type", "norm", "steps", "restarts", "loss", "targets", "queries", "target", "source", "unit")
 """Fields of an attack that a result repeats."""
 
 
@@ -48,7 +48,7 @@ def combine(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[flo
     worst = np.logical_and.accumulate(standing.all(axis=0), axis=0) & right
     cases = [{"epsilon": epsilon, **accuracy(worst[e])} for e, epsilon in enumerate(epsilons)] if within else []
     per_row = _first_broken(pieces, attacks, within, epsilons, worst) if within else {"broken_at": [None] * len(right)}
-    minimal = next((a for a in within if isinstance(attacks[a], FAB)), None)
+    minimal = next((a for a in within if isinstance(attacks[a], Minimal)), None)
     distances = {} if minimal is None else {"distance": _rows(pieces, minimal, 0, "distances")}
     return {**head, "worst_case": cases, "per_row": {**per_row, **distances}}
 
@@ -77,7 +77,7 @@ def _fields(attack: AnyAttack) -> dict[str, Any]:
 def _curve(pieces: Pieces, a: int, attack: AnyAttack, epsilons: Sequence[float], *, right: Bools) -> dict[str, Any]:
     """The points of one attack; for minimal distances their median and quartiles, over the rows that were right."""
     points = [_point(pieces, a, i, right=right) for i in range(len(attack.sizes(epsilons)))]
-    if not isinstance(attack, FAB):
+    if not isinstance(attack, Minimal):
         return {"curve": points}
     found = [distance for distance in _rows(pieces, a, 0, "distances") if distance is not None]
     quartiles = [float(value) for value in np.quantile(found, [0.25, 0.5, 0.75])] if found else [None] * 3

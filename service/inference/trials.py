@@ -17,7 +17,7 @@ from service.tricks.perturbation import Source
 STEPS, QUERIES, MOST_SQUARES = 20, 500, 3
 LONG = 50
 SHARED = ("norm", "bounds", "immutable", "seed", "unit")
-STRENGTH = ("ladder", "apgd", "pgd", "fab", "square", "fgsm")
+STRENGTH = ("ladder", "apgd", "pgd", "fab", "deepfool", "square", "fgsm")
 """Which of a job's attacks the controls take their norm and bounds from: the first of these that it has."""
 
 

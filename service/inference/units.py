@@ -6,6 +6,7 @@ from torch import Tensor
 
 from service.tricks.attacks import AnyAttack, Attacked, Box, Corruption, LossOf
 from service.tricks.criteria import CriterionName
+from service.tricks.perturbation import Look
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Scaled:
         """The loss [N]."""
         return self.loss_of(self.raw(x))
 
-    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and who may be broken."""
+    def looked(self, x: Tensor) -> Look:
+        """The loss, and who is broken."""
         return self.loss_of.looked(self.raw(x))
 
     def scores(self, x: Tensor) -> Tensor:
@@ -49,6 +50,10 @@ class Scaled:
     def under(self, criterion: CriterionName) -> "Scaled":
         """The same with another criterion."""
         return replace(self, loss_of=self.loss_of.under(criterion))
+
+    def towards(self, classes: Tensor) -> "Scaled":
+        """The same on the way to a class."""
+        return replace(self, loss_of=self.loss_of.towards(classes))
 
 
 def run(attack: AnyAttack, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:

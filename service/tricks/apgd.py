@@ -1,15 +1,19 @@
 """Auto-PGD: projected ascent with momentum that finds its step size by itself (Croce and Hein 2020, section 3)."""
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from service.tricks.boundaries import rivals
+from service.tricks.choices import refuse
 from service.tricks.norms import rows
-from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, Worst, confirmed, slope_of, vanished
+from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, Worst, slope_of, vanished
+from service.tricks.reach import Reach, Survivors, reach
 
 MOMENTUM = 0.75
 ENOUGH = 0.75
@@ -39,102 +43,126 @@ class APGD(Perturbation):
     """Starts; the worst counts."""
     loss: Literal["cross_entropy", "margin", "dlr"] = "dlr"
     """What is raised; the DLR ratio is the margin where classes are fewer than three (four with a target)."""
+    targets: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Classes that are led to one after the other, the most probable first, any of which breaks a row; 0: to none in particular."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.targets and self.target is not None:
+            raise refuse("inconsistent-spec", "targets leads to several classes in turn, target to one", pointer="/targets")
+        return self
+
+    @property
+    def classes_only(self) -> bool:
+        return self.targets > 0
 
     @property
     def passes(self) -> int:
-        return self.restarts * (4 * self.steps + 4)
+        return max(1, self.targets) * self.restarts * (4 * self.steps + 4) + 3
 
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """The first iterate that breaks a row, else the one with the largest loss."""
         generator, loss_of = self.generator(x), loss_of.under(self.loss)
-        _, slope, suspects = slope_of(x, loss_of)
-        worst, alive = Worst.of(x), (~confirmed(x, suspects, loss_of)).nonzero().squeeze(1)
-        for _ in range(self.restarts):
+        _, slope, wrong = slope_of(x, loss_of)
+        worst, alive = Worst.of(x), (~wrong).nonzero().squeeze(1)
+        for loss in self._turns(x, loss_of):
             if not len(alive):
                 break
-            start = box.apply(x, self.ball.sample(x, self.epsilon, generator, box.movable))[alive]
-            climb = Climb.begun(self, x[alive], start, loss_of.only(alive), box)
-            broken = climb.run()
-            worst.note(alive, climb.best, climb.values, broken)
-            alive = alive[~broken]
+            start = box.apply(x, self.ball.sample(x, self.epsilon, generator, box.movable)).index_select(0, alive)
+            ground = reach(x.index_select(0, alive), self.ball, self.epsilon, box)
+            alive = Climb.begun(alive, start, loss.only(alive), ground, 2 * self.epsilon).run(self.steps, worst)
         return Attacked(worst.inputs, vanished(box.free(slope)))
+
+    def _turns(self, x: Tensor, loss_of: LossOf) -> Iterator[LossOf]:
+        """What is raised from each start: with `targets` what leads to each row's most probable other classes (ibid., section 5.1)."""
+        losses = [loss_of.towards(goals) for goals in rivals(x, loss_of, self.targets).T] if self.targets else [loss_of]
+        yield from (loss for loss in losses for _ in range(self.restarts))
 
 
 @dataclass
 class Climb:
-    """One restart: for each row the point it is at, the one before, and the best one with its loss and slope."""
+    """One restart of rows [N]: for each its number, the point it is at, the one before, and the best one with its loss and slope."""
 
-    attack: APGD
-    origin: Tensor
-    loss_of: LossOf
-    box: Box
+    alive: Tensor
     moved: Tensor
+    previous: Tensor
     slope: Tensor
     last: Tensor
     """The loss at `moved`."""
-    broken: Tensor
     best: Tensor
     best_slope: Tensor
     values: Tensor
     """The best loss."""
+    size: Tensor
+    """Of the next step."""
+    rises: Tensor
+    """Steps since the last checkpoint that raised the loss."""
+    halved: Tensor
+    """Whether the last checkpoint halved the step."""
+    known: Tensor
+    """The best loss at the last checkpoint."""
+    broken: Tensor
+    loss_of: LossOf
+    ground: Reach
 
     @classmethod
-    def begun(cls, attack: APGD, origin: Tensor, start: Tensor, loss_of: LossOf, box: Box) -> "Climb":
-        """At the start."""
-        values, slope, suspects = slope_of(start, loss_of)
-        broken = confirmed(start, suspects, loss_of)
-        return cls(attack, origin, loss_of, box, start, slope, values, broken, start.clone(), slope.clone(), values.clone())
+    def begun(cls, alive: Tensor, start: Tensor, loss_of: LossOf, ground: Reach, size: float) -> "Climb":
+        """At the start, with steps of that size."""
+        values, slope, broken = slope_of(start, loss_of)
+        rises, halved = torch.zeros_like(values), torch.ones_like(broken)
+        places = (alive, start, start, slope, values, start, slope, values)
+        return cls(*places, torch.full_like(values, size), rises, halved, values, broken, loss_of, ground)
 
-    def run(self) -> Tensor:
-        """All steps, or until every row is broken; returns which are."""
-        attack = self.attack
-        size = torch.full_like(self.values, 2 * attack.epsilon)
-        previous, rises = self.moved, torch.zeros_like(self.values)
-        halved, known, since = torch.ones_like(self.broken), self.values.clone(), 0
-        marks = set(checkpoints(attack.steps))
-        for step in range(attack.steps):
-            if bool(self.broken.all()):
+    def run(self, steps: int, worst: Worst) -> Tensor:
+        """All steps; notes the first point that broke a row, or its best one, and returns the numbers of the rows that survive."""
+        since, marks = 0, set(checkpoints(steps))
+        self._bury(worst)
+        for step in range(steps):
+            if not len(self.alive):
                 break
-            moved = self._ahead(size, previous, momentum=MOMENTUM if step else 1.0)
-            previous = self.moved
-            rises += self._visit(moved)
-            if step + 1 not in marks:
-                continue
-            # Too few steps rose, or neither step nor best loss changed since the last checkpoint.
-            stalled = (rises < ENOUGH * (step + 1 - since)) | (~halved & (self.values <= known))
-            size = torch.where(stalled, size / 2, size)
-            self._return(stalled)
-            previous = torch.where(rows(stalled, moved), self.best, previous)
-            halved, known, since, rises = stalled, self.values.clone(), step + 1, torch.zeros_like(rises)
-        return self.broken
+            self._visit(self._ahead(momentum=MOMENTUM if step else 1.0))
+            self._bury(worst)
+            if step + 1 in marks:
+                self._judge(step + 1 - since)
+                since = step + 1
+        worst.note(self.alive, self.best, self.values, self.broken)
+        return self.alive
 
-    def _ahead(self, size: Tensor, previous: Tensor, *, momentum: float) -> Tensor:
+    def _ahead(self, *, momentum: float) -> Tensor:
         """The next point: a projected step, and with it some of the way that led here."""
-        direction = self.attack.ball.direction(self.box.opening(self.moved, self.slope, self.attack.ball))
-        step = self._inside(self.moved + rows(size, direction) * direction)
-        return self._inside(self.moved + momentum * (step - self.moved) + (1 - momentum) * (self.moved - previous))
+        step = self.ground.ahead(self.moved, self.slope, rows(self.size, self.moved))
+        if momentum == 1:
+            return step
+        return self.ground.inside(momentum * step + (1 - momentum) * (2 * self.moved - self.previous))
 
-    def _inside(self, x: Tensor) -> Tensor:
-        return self.box.apply(self.origin, self.attack.ball.project(self.box.free(x - self.origin), self.attack.epsilon))
+    def _visit(self, moved: Tensor) -> None:
+        """Go to the next point and look."""
+        values, self.slope, self.broken = slope_of(moved, self.loss_of)
+        self.rises = self.rises + (values > self.last)
+        better = values > self.values
+        if bool(better.any()):
+            wins = rows(better, moved)
+            self.best, self.best_slope = torch.where(wins, moved, self.best), torch.where(wins, self.slope, self.best_slope)
+            self.values = torch.where(better, values, self.values)
+        self.previous, self.moved, self.last = self.moved, moved, values
 
-    def _visit(self, moved: Tensor) -> Tensor:
-        """Look at the next point; whether each row's loss rose [N]. A broken row stays where it broke."""
-        places = (~self.broken).nonzero().squeeze(1)
-        whole = len(places) == len(moved)
-        at, loss_of = (moved, self.loss_of) if whole else (moved[places], self.loss_of.only(places))
-        values, slope, suspects = slope_of(at, loss_of)
-        broken = confirmed(at, suspects, loss_of)
-        rose = torch.zeros_like(self.values)
-        rose[places] = (values > self.last[places]).to(rose.dtype)
-        better = broken | (values > self.values[places])
-        won = places[better]
-        self.best[won], self.best_slope[won], self.values[won] = at[better], slope[better], values[better]
-        self.moved = moved
-        self.slope[places], self.last[places], self.broken[places] = slope, values, broken
-        return rose
+    def _bury(self, worst: Worst) -> None:
+        """Note where rows broke, and go on with the others."""
+        if not bool(self.broken.any()):
+            return
+        worst.note(self.alive[self.broken], self.moved[self.broken], self.last[self.broken], self.broken[self.broken])
+        standing = Survivors(self.broken)
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name, part in parts.items():
+            if isinstance(part, Tensor):
+                setattr(self, name, standing.of(part))
+        self.loss_of, self.ground = self.loss_of.only(standing.places), self.ground.only(standing)
 
-    def _return(self, stalled: Tensor) -> None:
-        """Rows that stalled go on from their best point."""
-        self.moved = torch.where(rows(stalled, self.moved), self.best, self.moved)
-        self.slope = torch.where(rows(stalled, self.slope), self.best_slope, self.slope)
-        self.last = torch.where(stalled, self.values, self.last)
+    def _judge(self, steps: int) -> None:
+        """At a checkpoint: where too few steps rose, or neither step nor best loss changed, half the step from the best point."""
+        stalled = (self.rises < ENOUGH * steps) | (~self.halved & (self.values <= self.known))
+        back = rows(stalled, self.moved)
+        self.moved, self.previous = (torch.where(back, self.best, place) for place in (self.moved, self.previous))
+        self.slope = torch.where(back, self.best_slope, self.slope)
+        self.last, self.size = torch.where(stalled, self.values, self.last), torch.where(stalled, self.size / 2, self.size)
+        self.halved, self.known, self.rises = stalled, self.values, torch.zeros_like(self.rises)

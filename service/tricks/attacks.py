@@ -5,7 +5,9 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from service.tricks.apgd import APGD
+from service.tricks.boundaries import Minimal
 from service.tricks.corruption import Blur, Brightness, Contrast, Corruption, Missing, Occlusion, Shift
+from service.tricks.deepfool import DeepFool
 from service.tricks.fab import FAB
 from service.tricks.gradient_attacks import FGSM, PGD
 from service.tricks.ladder import Ladder
@@ -14,12 +16,12 @@ from service.tricks.perturbation import Attacked, Box, Epsilon, LossOf, Perturba
 from service.tricks.square import Square
 
 __all__ = [
-    "APGD", "FAB", "FGSM", "PGD", "AnyAttack", "Attack", "Attacked", "Box", "Corruption", "Epsilon", "GaussianNoise", "Ladder", "LossOf",
-    "Perturbation", "RandomSign", "Square", "UniformNoise", "gradient", "smallest", "vanished",
+    "APGD", "FAB", "FGSM", "PGD", "AnyAttack", "Attack", "Attacked", "Box", "Corruption", "DeepFool", "Epsilon", "GaussianNoise",
+    "Ladder", "LossOf", "Minimal", "Perturbation", "RandomSign", "Square", "UniformNoise", "gradient", "smallest", "vanished",
 ]  # fmt: skip
 
 Attack = Annotated[
-    GaussianNoise | UniformNoise | RandomSign | FGSM | PGD | APGD | FAB | Square | Ladder
+    GaussianNoise | UniformNoise | RandomSign | FGSM | PGD | APGD | DeepFool | FAB | Square | Ladder
     | Blur | Contrast | Brightness | Shift | Occlusion | Missing,
     Field(discriminator="type"),
 ]  # fmt: skip

@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from service.tricks.boundaries import Minimal, linearized, nearest_boundary, rivals
 from service.tricks.norms import rows
-from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, vanished
+from service.tricks.perturbation import Box, LossOf, vanished
 
 OVERSHOOT, BACKWARD, MOST_PULL = 1.05, 0.9, 0.1
 """Of a step across the boundary, of the way back to the row, and the largest share of the row's own projection (ibid., section 2)."""
@@ -19,42 +20,27 @@ HALVINGS = 24
 """Of the segment between a row and its nearest broken point, at the end."""
 
 
-class FAB(Perturbation):
+class FAB(Minimal):
     """Minimal perturbations: each step goes to the nearest linearized boundary within the bounds, drawn to the row.
 
-    DeepFool is its first step without bounds. Rows whose shortest perturbation is longer than epsilon stand; a curve
-    over epsilons is read off one run.
+    Rows whose shortest perturbation is longer than epsilon stand; a curve over epsilons is read off one run.
     """
 
     type: Literal["fab"] = "fab"
     """The shortest perturbation that changes the class."""
     steps: Annotated[int, Field(ge=1, le=10_000)] = 30
     """Steps to the boundary."""
-    classes: Annotated[int, Field(ge=1, le=1000)] = 9
-    """Classes whose boundary is looked at: those most probable at the row."""
 
     @property
     def passes(self) -> int:
         return (self.steps + len(POLISH)) * (2 + 2 * self.classes) + HALVINGS + 4
 
-    @property
-    def classes_only(self) -> bool:
-        return True
-
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
-        """The nearest broken point where it lies in the ball, else the row moved towards it as far as the ball goes."""
-        nearest, distances, flat = self.nearest(x, loss_of, box)
-        towards = self.ball.project(box.free(nearest - x), self.epsilon)
-        inside = distances <= self.epsilon
-        return Attacked(torch.where(rows(inside, x), nearest, box.apply(x, towards)), flat, distances)
-
     def nearest(self, x: Tensor, loss_of: LossOf, box: Box) -> tuple[Tensor, Tensor, Tensor]:
-        """Per row the nearest broken point that was found, its distance (infinite: the row itself), and whether no slope was there."""
         search = _Search(x, loss_of, box, self, x.clone(), torch.full_like(x.flatten(1)[:, 0], math.inf))
         search.note(x, loss_of.broken(x))
-        rivals, moved, flat = search.rivals(), x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        against, moved, flat = rivals(x, loss_of, self.classes), x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for step in range(self.steps):
-            margins, slopes = search.linearized(moved, rivals)
+            margins, slopes = linearized(moved, against, loss_of, box)
             if step == 0:
                 flat = vanished(slopes.transpose(0, 1))
             moved = search.step(moved, margins, slopes)
@@ -62,7 +48,7 @@ class FAB(Perturbation):
             search.note(moved, broken)
             moved = torch.where(rows(broken, x), x + BACKWARD * (moved - x), moved)
         for overshoot in POLISH:
-            search.polish(rivals, overshoot)
+            search.polish(against, overshoot)
         search.halve()
         return search.best, search.distances, flat
 
@@ -78,41 +64,16 @@ class _Search:
     best: Tensor
     distances: Tensor
 
-    def rivals(self) -> Tensor:
-        """The classes [N, R] whose boundary is looked at."""
-        with torch.no_grad():
-            scores = self.loss_of.scores(self.x).scatter(1, self.loss_of.right.unsqueeze(1), -math.inf)
-        return scores.topk(min(self.attack.classes, scores.shape[1] - 1), dim=1).indices
-
-    def linearized(self, x: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
-        """The rivals' lead over the label [R, N], and its slopes along what may move [R, N, ...]."""
-        leaf = x.detach().requires_grad_(True)
-        with torch.enable_grad():
-            scores = self.loss_of.scores(leaf)
-            leads = (scores.gather(1, rivals) - scores.gather(1, self.loss_of.right.unsqueeze(1))).T
-            found = [
-                torch.autograd.grad(lead.sum(), leaf, retain_graph=True, allow_unused=True)[0] if lead.requires_grad else None
-                for lead in leads
-            ]
-        slopes = [torch.zeros_like(x) if slope is None else self.box.free(slope) for slope in found]
-        return leads.detach(), torch.stack(slopes)
-
     def step(self, moved: Tensor, leads: Tensor, slopes: Tensor) -> Tensor:
         """Across the boundary that is nearest to first order, partly from where the search is and partly from the row."""
-        ball, (lead, slope) = self.attack.ball, self._nearest(leads, slopes)
+        ball = self.attack.ball
+        lead, slope = nearest_boundary(leads, slopes, ball)
         here = self._projection(moved, slope, -lead)
         home = self._projection(self.x, slope, -lead + (slope * (moved - self.x)).flatten(1).sum(1))
         ahead, back = ball.length(here), ball.length(home)
         pull = rows((ahead / (ahead + back).clamp(min=torch.finfo(lead.dtype).tiny)).clamp(max=MOST_PULL), moved)
         target = (1 - pull) * (moved + OVERSHOOT * here) + pull * (self.x + OVERSHOOT * home)
         return self.box.apply(self.x, target - self.x)
-
-    def _nearest(self, leads: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-        """Lead [N] and slope [N, ...] of the rival whose boundary is nearest to first order."""
-        tiny = torch.finfo(leads.dtype).tiny
-        far = torch.stack([lead.abs() / self.attack.ball.dual(slope).clamp(min=tiny) for lead, slope in zip(leads, slopes, strict=True)])
-        chosen, numbers = far.argmin(0), torch.arange(leads.shape[1], device=leads.device)
-        return leads[chosen, numbers], slopes[chosen, numbers]
 
     def _projection(self, x: Tensor, slope: Tensor, needed: Tensor) -> Tensor:
         """The shortest way within the bounds on which a lead of that slope grows by `needed` [N]."""
@@ -128,10 +89,10 @@ class _Search:
         self.best = torch.where(rows(nearer, moved), moved, self.best)
         self.distances = torch.where(nearer, length, self.distances)
 
-    def polish(self, rivals: Tensor, overshoot: float) -> None:
+    def polish(self, against: Tensor, overshoot: float) -> None:
         """The row's own projection onto the boundary at its nearest point: bounds bend the way there."""
-        leads, slopes = self.linearized(self.best, rivals)
-        lead, slope = self._nearest(leads, slopes)
+        leads, slopes = linearized(self.best, against, self.loss_of, self.box)
+        lead, slope = nearest_boundary(leads, slopes, self.attack.ball)
         way = self._projection(self.x, slope, -lead + (slope * (self.best - self.x)).flatten(1).sum(1))
         moved = self.box.apply(self.x, (1 + overshoot) * way)
         self.note(moved, self.loss_of.broken(moved))

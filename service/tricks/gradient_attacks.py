@@ -1,12 +1,14 @@
 """Attacks that follow the gradient: one step, and many projected ones."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, Worst, confirmed, gradient, slope_of, vanished
+from service.tricks.norms import rows
+from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, Worst, gradient, slope_of, value_of, vanished
+from service.tricks.reach import Reach, Survivors, reach
 
 
 class FGSM(Perturbation):
@@ -61,36 +63,69 @@ class PGD(Perturbation):
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """The first iterate that breaks a row, else the one with the largest loss."""
         generator, loss_of = self.generator(x), loss_of.under(self.loss)
-        _, slope, suspects = slope_of(x, loss_of)
-        worst, alive = Worst.of(x), (~confirmed(x, suspects, loss_of)).nonzero().squeeze(1)
+        values, slope, wrong = slope_of(x, loss_of)
+        worst, alive = Worst.of(x), (~wrong).nonzero().squeeze(1)
         for _ in range(self.restarts):
-            start = self.ball.sample(x, self.epsilon, generator, box.movable) if self.random_start else torch.zeros_like(x)
-            alive = self._descend(x, box.apply(x, start), alive, worst, loss_of=loss_of, box=box)
             if not len(alive):
                 break
+            ground, loss = reach(x.index_select(0, alive), self.ball, self.epsilon, box), loss_of.only(alive)
+            if self.random_start:
+                start = box.apply(x, self.ball.sample(x, self.epsilon, generator, box.movable)).index_select(0, alive)
+                seen = slope_of(start, loss)
+            else:  # the clean rows have just been looked at
+                start = x.index_select(0, alive)
+                seen = values.index_select(0, alive), slope.index_select(0, alive), wrong.index_select(0, alive)
+            alive = self._descend(Descent(alive, start, *seen, loss, ground), worst)
         return Attacked(worst.inputs, vanished(box.free(slope)))
 
-    def _descend(self, x: Tensor, start: Tensor, alive: Tensor, worst: Worst, *, loss_of: LossOf, box: Box) -> Tensor:
-        """One restart over the rows still alive; notes its points and returns the survivors."""
-        size = self.length
-        origin, moved, loss = x[alive], start[alive], loss_of.only(alive)
+    def _descend(self, at: "Descent", worst: Worst) -> Tensor:
+        """One restart; notes its points and returns the numbers of the rows that survive it."""
+        size, best, top = at.moved.new_tensor(self.length), at.moved, at.values
         for step in range(self.steps + 1):
-            if not len(alive):
+            if step:
+                at = at.ahead(size, last=step == self.steps)
+                best, top = higher(best, top, at.moved, at.values)
+            if bool(at.broken.any()):
+                worst.note(at.alive[at.broken], at.moved[at.broken], at.values[at.broken], at.broken[at.broken])
+                standing = Survivors(at.broken)
+                at, best, top = at.only(standing), standing.of(best), standing.of(top)
+            if not len(at.alive):
                 break
-            values, slope, suspects = slope_of(moved, loss) if step < self.steps else _measured(moved, loss)
-            broken = confirmed(moved, suspects, loss)
-            worst.note(alive, moved, values, broken)
-            if bool(broken.any()):
-                standing = (~broken).nonzero().squeeze(1)
-                alive, origin, moved, slope, loss = alive[standing], origin[standing], moved[standing], slope[standing], loss.only(standing)
-            if step < self.steps:
-                ascent = moved - origin + size * self.ball.direction(box.opening(moved, slope, self.ball))
-                moved = box.apply(origin, self.ball.project(ascent, self.epsilon))
-        return alive
+        worst.note(at.alive, best, top, at.broken)
+        return at.alive
 
 
-@torch.no_grad()
-def _measured(x: Tensor, loss_of: LossOf) -> tuple[Tensor, Tensor, Tensor]:
-    """As `slope_of`, without the slope that the last iterate has no use for."""
-    values, suspects = loss_of.looked(x)
-    return values, x, suspects
+class Descent(NamedTuple):
+    """Rows on their way: their numbers [N], where they are [N, ...], the loss [N] and its slope there, and who is broken [N]."""
+
+    alive: Tensor
+    moved: Tensor
+    values: Tensor
+    slope: Tensor
+    broken: Tensor
+    loss_of: LossOf
+    ground: Reach
+
+    def ahead(self, size: Tensor, *, last: bool) -> "Descent":
+        """After a step; nobody goes on from the last one, whose slope is not asked for."""
+        moved = self.ground.ahead(self.moved, self.slope, size)
+        if last:
+            values, broken = value_of(moved, self.loss_of)
+            return self._replace(moved=moved, values=values, broken=broken)
+        values, slope, broken = slope_of(moved, self.loss_of)
+        return self._replace(moved=moved, values=values, slope=slope, broken=broken)
+
+    def only(self, standing: Survivors) -> "Descent":
+        """Some of the rows; this one is overwritten."""
+        of = standing.of
+        places = of(self.alive), of(self.moved), of(self.values), of(self.slope), of(self.broken)
+        return Descent(*places, self.loss_of.only(standing.places), self.ground.only(standing))
+
+
+def higher(best: Tensor, top: Tensor, moved: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The better of two points of each row [N, ...], and its loss [N]; the later one of equals."""
+    better = values >= top
+    # As a rule all are: every step is to raise the loss.
+    if bool(better.all()):
+        return moved, values
+    return torch.where(rows(better, moved), moved, best), torch.where(better, values, top)

@@ -14,6 +14,9 @@ class Norm(Protocol):
     sparse: bool
     """Whether the steepest direction is a single entry, so that entries at their bound have to be left out of it."""
 
+    straight: bool
+    """Whether its ball is a box, so that projections into a ball and into bounds are one."""
+
     def length(self, delta: Tensor) -> Tensor:
         """The norm of each row's perturbation."""
         ...
@@ -48,6 +51,7 @@ class Linf:
     """The largest change of any entry."""
 
     sparse = False
+    straight = True
 
     def length(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().amax(1)
@@ -73,6 +77,7 @@ class L2:
     """Euclidean length."""
 
     sparse = False
+    straight = False
 
     def length(self, delta: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
@@ -106,6 +111,7 @@ class L1:
     """The sum of all changes; its steepest direction is the one entry with the largest slope."""
 
     sparse = True
+    straight = False
 
     def length(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().sum(1)

@@ -23,6 +23,14 @@ Epsilon = Annotated[float, Field(ge=0, le=1e30, examples=[1.0])]
 LEAST_LIKELY = "least_likely"
 
 
+class Look(NamedTuple):
+    """What one pass says of rows [N, ...]: the loss [N], which are broken [N], and of which only `broken` can tell [N]."""
+
+    loss: Tensor
+    broken: Tensor
+    doubtful: Tensor
+
+
 class LossOf(Protocol):
     """The deployed predictor as an attack sees it, for fixed rows with fixed labels."""
 
@@ -30,8 +38,8 @@ class LossOf(Protocol):
         """The loss [N] to raise, differentiable in x [N, ...]."""
         ...
 
-    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and of the same pass the rows [N] that may be broken: `broken` has to confirm those, and only those."""
+    def looked(self, x: Tensor) -> Look:
+        """The loss, and what the same pass says of who is broken."""
         ...
 
     def scores(self, x: Tensor) -> Tensor:
@@ -53,6 +61,10 @@ class LossOf(Protocol):
 
     def under(self, criterion: CriterionName) -> "LossOf":
         """The same with another criterion; a number's loss is its squared error under all of them."""
+        ...
+
+    def towards(self, classes: Tensor) -> "LossOf":
+        """The loss that leads each row to a class [N], while any but the right one breaks it; raises TypeError for a number."""
         ...
 
 
@@ -246,29 +258,35 @@ def gradient(x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _slope(loss: Tensor, leaf: Tensor) -> Tensor:
     (slope,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True) if loss.requires_grad else (None,)
-    return torch.zeros_like(leaf) if slope is None else slope
+    return torch.zeros_like(leaf) if slope is None else slope.contiguous()
 
 
 def slope_of(x: Tensor, loss_of: LossOf) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [N], its gradient [N, ...] (zeros where x has no part in it), and the rows that may be broken, of one pass."""
+    """Loss [N], its gradient [N, ...] (zeros where x has no part in it), and the rows that are broken [N]."""
     leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        loss, suspects = loss_of.looked(leaf)
-        slope = _slope(loss, leaf)
-    return loss.detach(), slope, suspects
+        look = loss_of.looked(leaf)
+        slope = _slope(look.loss, leaf)
+    return look.loss.detach(), slope, _settled(x, look, loss_of)
 
 
-def confirmed(x: Tensor, suspects: Tensor, loss_of: LossOf) -> Tensor:
-    """Rows [N] that are broken, of those that may be."""
-    places = suspects.nonzero().squeeze(1)
-    if len(places) == len(x):
-        return loss_of.broken(x)
-    broken = torch.zeros_like(suspects)
-    if len(places):
-        broken[places] = loss_of.only(places).broken(x[places])
+@torch.no_grad()
+def value_of(x: Tensor, loss_of: LossOf) -> tuple[Tensor, Tensor]:
+    """Loss [N], and the rows that are broken [N]."""
+    look = loss_of.looked(x)
+    return look.loss, _settled(x, look, loss_of)
+
+
+def _settled(x: Tensor, look: Look, loss_of: LossOf) -> Tensor:
+    """Rows [N] that are broken, the doubtful ones asked about once more."""
+    places = look.doubtful.nonzero().squeeze(1)
+    if len(places) in (0, len(x)):
+        return loss_of.broken(x) if len(places) else look.broken
+    broken = look.broken.clone()
+    broken[places] = loss_of.only(places).broken(x[places])
     return broken
 
 
 def vanished(slope: Tensor) -> Tensor:
     """Rows [N] whose gradient is exactly zero."""
-    return (slope == 0).flatten(1).all(1)
+    return ~slope.flatten(1).any(1)

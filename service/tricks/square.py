@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from service.tricks.norms import rows
-from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, confirmed
+from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, value_of
 
 SHARE = 0.8
 """Of the entries that the first windows cover."""
@@ -43,26 +43,24 @@ class Square(Perturbation):
         generator, loss_of = self.generator(x), loss_of.under("margin")
         signs = _signs(x.shape, generator, x)
         result = x.clone()
-        alive = (~confirmed(x, loss_of.looked(x)[1], loss_of)).nonzero().squeeze(1)
+        alive = (~value_of(x, loss_of)[1]).nonzero().squeeze(1)
         if not len(alive):
             return Attacked(result)
         origin, loss = x[alive], loss_of.only(alive)
         best = box.apply(origin, self.stretched(box.free(signs[alive])))
-        result[alive] = best
-        values, suspects = loss.looked(best)
+        values, broken = value_of(best, loss)
         for query in range(1, self.queries + 1):
-            broken = confirmed(best, suspects, loss)
             if bool(broken.any()):
+                result[alive[broken]] = best[broken]
                 standing = (~broken).nonzero().squeeze(1)
                 alive, origin, best, values, loss = alive[standing], origin[standing], best[standing], values[standing], loss.only(standing)
             if not len(alive) or query == self.queries:
                 break
             moved = box.apply(origin, self._proposal(best - origin, share(query, self.queries), generator, box))
-            found, suspects = loss.looked(moved)
-            better = (found > values) | suspects
+            found, broken = value_of(moved, loss)
+            better = (found > values) | broken
             best, values = torch.where(rows(better, best), moved, best), torch.where(better, found, values)
-            result[alive] = best
-            suspects = suspects & better
+        result[alive] = best
         return Attacked(result)
 
     def _proposal(self, delta: Tensor, covered: float, generator: torch.Generator, box: Box) -> Tensor:

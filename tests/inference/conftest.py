@@ -18,7 +18,7 @@ from service.inference.model import Model, serving
 from service.inference.robustness import Subject
 from service.nets.network import Network, NetworkSpec, Scale
 from service.spec import TrainSpec
-from service.tricks.attacks import APGD, FAB, PGD, Ladder, Square
+from service.tricks.attacks import APGD, FAB, PGD, DeepFool, Ladder, Square
 from service.tricks.modes import Asking, Axes
 from service.tricks.normalization import Normalize
 from service.tricks.splits import Parts
@@ -31,6 +31,7 @@ GAUSSIAN = {"task": "regression", "name": "size", "loss": "gaussian_nll"}
 SHORT: dict[type, dict[str, Any]] = {
     PGD: {"steps": 5, "restarts": 2},
     APGD: {"steps": 5, "restarts": 2},
+    DeepFool: {"steps": 3},
     FAB: {"steps": 3},
     Square: {"queries": 10},
     Ladder: {"steps": 3, "queries": 10},

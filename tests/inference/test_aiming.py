@@ -12,7 +12,7 @@ from service.inference.attacking import AttackRequest, answer
 from service.inference.boxes import box_of, missing_row, placed
 from service.inference.robustness import Subject
 from service.inference.transfer import transfer
-from service.tricks.attacks import APGD, FAB, FGSM, PGD, Ladder, Square
+from service.tricks.attacks import APGD, FAB, FGSM, PGD, DeepFool, Ladder, Square
 from service.tricks.corruption import Missing
 from service.tricks.modes import Asking
 from service.tricks.perturbation import Source
@@ -119,7 +119,10 @@ def test_what_does_not_suit_the_model_has_its_place(bench: Any, name: str) -> No
 
 def test_a_number_has_neither_class_nor_boundary(bench: Any) -> None:
     model = bench.model(NUMBER)
-    for attack, pointer in ((FAB(epsilon=1.0), "/attack/type"), (FGSM(epsilon=1.0, target="least_likely"), "/attack/target")):
+    refused: list[tuple[Any, str]] = [
+        (kind, "/attack/type") for kind in (FAB(epsilon=1.0), DeepFool(epsilon=1.0), APGD(epsilon=1.0, targets=3))
+    ]
+    for attack, pointer in [*refused, (FGSM(epsilon=1.0, target="least_likely"), "/attack/target")]:
         with pytest.raises(Invalid) as caught:
             check_attack(attack, model, Asking().axes(model), "size")
         assert caught.value.flaws[0].pointer == pointer

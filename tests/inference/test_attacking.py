@@ -12,8 +12,9 @@ from service.inference.asking import ask
 from service.inference.attacking import AttackRequest, answer
 from service.inference.boxes import bounds_used, box_of
 from service.inference.deployed import Deployed, DeployedNumbers, attacked
+from service.inference.robustness import block_rows, rows_at_once
 from service.inference.units import run
-from service.tricks.attacks import APGD, FAB, FGSM, PGD, Attack, Corruption, Ladder, gradient
+from service.tricks.attacks import APGD, FAB, FGSM, PGD, Attack, Corruption, DeepFool, Ladder, gradient
 from service.tricks.modes import Asking, Mode
 
 NUMBER = {"task": "regression", "name": "size"}
@@ -50,6 +51,56 @@ def test_the_loss_is_that_of_the_answer(bench: Any, name: str, rule: str) -> Non
     others = logs.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
     torch.testing.assert_close(margin, others - right, rtol=0, atol=1e-6)
     assert torch.equal(margin > 0, Deployed(model, axes, "kind", labels).broken(x)), "a positive margin is a broken row"
+
+
+ASKED: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "one": ({}, {}, True),
+    "an ensemble": ({"size": 3}, {}, True),
+    "by votes": ({"size": 3}, {"members": "all", "combine": "vote"}, False),
+    "under masks": ({"dropout": {"hidden": 0.5}}, {"members": "all", "dropout": "monte_carlo", "samples": 3}, False),
+    "by costs": ({}, {}, False),
+    "loud": ({"logit_scale": 1e5}, {}, True),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_a_pass_tells_of_who_is_broken_is_what_is_answered(bench: Any, name: str) -> None:
+    """The rest is doubtful, and asked about; where the pass is not what answers, all of it."""
+    architecture, asked, tells = ASKED[name]
+    decision = {"decision": {"costs": [[0, 1, 9], [1, 0, 9], [1, 1, 0]]}} if name == "by costs" else {}
+    target = {"task": "classification", "name": "kind", **decision}
+    model, x = bench.model(target, **{"hidden": [8], **architecture}), bench.inputs(300)
+    found = bench.subject(model, x, torch.arange(300) % 3, **asked)
+    loss = found.loss(torch.arange(300), FGSM(epsilon=0.1))
+    look = loss.looked(x)
+    assert torch.equal(look.broken[~look.doubtful], loss.broken(x)[~look.doubtful])
+    assert (int(look.doubtful.sum()) < 30) == tells
+    assert bool(look.doubtful.all()) == (not tells)
+
+
+def test_blocks_of_rows_follow_what_they_cost(bench: Any) -> None:
+    small, axes = bench.model(hidden=[8]), Asking().axes(bench.model())
+    large = bench.model(encoding=bench.encoding(100), hidden=[800])
+    assert rows_at_once(small, axes) == 250
+    assert rows_at_once(large, axes) == 1000
+    cheap, dear = (PGD(epsilon=0.0, steps=20),), (Ladder(epsilon=0.0, steps=100, queries=5000),)
+    assert block_rows(large, axes, cheap, (0.1,)) == 1000
+    assert block_rows(large, axes, dear, (0.1, 0.2)) == 250
+    assert 250 <= block_rows(large, axes, cheap, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)) < 1000
+
+
+def test_the_way_to_a_class_is_that_of_its_criterion_and_any_other_class_ends_it(bench: Any) -> None:
+    """As APGD goes it for one class after the other: the loss leads there, and the row is broken wherever it leaves its own."""
+    model, x = bench.double(bench.model(hidden=[8])), bench.inputs(60).double()
+    found = bench.subject(model, x)
+    loss, goals = found.loss(torch.arange(60), APGD(epsilon=0.1)), (found.labels + 1) % 3
+    led = loss.under("cross_entropy").towards(goals)
+    chances = ask(model, x, found.axes)["kind"].probabilities
+    torch.testing.assert_close(led(x), chances.gather(1, goals[:, None]).squeeze(1).log(), rtol=0, atol=1e-9)
+    some = torch.arange(0, 60, 7)
+    assert torch.equal(led.only(some)(x[some]), led(x)[some])
+    elsewhere = x.flip(0)
+    assert torch.equal(led.broken(elsewhere), ask(model, elsewhere, found.axes)["kind"].prediction != found.labels)
 
 
 @pytest.mark.parametrize("name", POINTS)
@@ -164,7 +215,7 @@ def test_rows_that_are_wrong_are_neither_attacked_nor_counted(bench: Any) -> Non
         assert flat is None or not bool(flat[::3].any())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (FGSM, FAB, APGD, Ladder)])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (FGSM, DeepFool, FAB, APGD, Ladder)])
 def test_every_row_has_a_draw_of_its_own(bench: Any, kind: type) -> None:
     """Also in the next batch of rows: a control that repeats itself counts the same draw twice."""
     found = bench.subject(bench.model(encoding=bench.encoding(30)), torch.full((600, 30), 0.5))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from service.inference.curves import curve
-from service.inference.diagnostics import NAMES, check, verdict
+from service.inference.diagnostics import NAMES, Check, check, verdict
 from service.inference.model import Model
 from service.inference.trials import full_range
 from service.tricks.attacks import FGSM, PGD
@@ -78,11 +78,9 @@ VERDICTS = {
 
 
 @pytest.mark.parametrize("name", VERDICTS)
-def test_the_verdict(bench: Any, name: str) -> None:
+def test_the_verdict(name: str) -> None:
     passed, reliable = VERDICTS[name]
-    checks = [
-        each._replace(passed=held) for each, held in zip(checked(bench, bench.model(), bench.inputs()).values(), passed, strict=False)
-    ]
+    checks = [Check(each, held, 0.0, "") for each, held in zip(NAMES, passed, strict=False)]
     found = verdict(checks)
     assert found["reliable"] is reliable
     assert found["reasons"] == [each.name for each in checks if not each.passed]

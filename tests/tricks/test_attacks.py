@@ -18,6 +18,7 @@ from service.tricks.attacks import (
     Attack,
     Box,
     Corruption,
+    DeepFool,
     GaussianNoise,
     Ladder,
     RandomSign,
@@ -26,6 +27,7 @@ from service.tricks.attacks import (
 )  # fmt: skip
 from service.tricks.criteria import CriterionName, criterion
 from service.tricks.norms import NORMS
+from service.tricks.perturbation import Look
 
 # How to make each attack; whether it follows a gradient; whether its perturbation is bounded under linf.
 ATTACKS: dict[type, tuple[dict[str, Any], bool, bool]] = {
@@ -35,6 +37,7 @@ ATTACKS: dict[type, tuple[dict[str, Any], bool, bool]] = {
     FGSM: ({}, True, True),
     PGD: ({"steps": 10, "restarts": 2}, True, True),
     APGD: ({"steps": 10, "restarts": 2}, True, True),
+    DeepFool: ({"steps": 5}, True, True),
     FAB: ({"steps": 5}, True, True),
     Square: ({"queries": 100}, False, True),
     Ladder: ({"steps": 5, "queries": 20}, True, True),
@@ -76,9 +79,9 @@ class Binary:
     def __call__(self, x: Tensor) -> Tensor:
         return self.looked(x)[0]
 
-    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def looked(self, x: Tensor) -> Look:
         loss = criterion("margin", self.scores(x), self.right)
-        return loss, loss.detach() >= 0
+        return Look(loss, loss.detach() >= 0, torch.zeros(len(x), dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Bumpy(Binary):
     def output(self, x: Tensor) -> Tensor:
         return torch.sin(x @ self.first) @ self.second
 
-    def looked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def looked(self, x: Tensor) -> Look:
         self.asked.append((self.numbers, x.detach().clone()))
         return super().looked(x)
 
@@ -265,7 +268,7 @@ def test_the_seed_decides(kind: type) -> None:
     x = rows()
     first, again, other = (attack(kind, seed=seed)(x, Bumpy.random(x), Box()).inputs for seed in (1, 1, 2))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) == (kind in (FGSM, FAB)), "the others draw something"
+    assert torch.equal(first, other) == (kind in (FGSM, DeepFool, FAB)), "the others draw something"
 
 
 def test_a_row_outside_the_bounds_goes_no_further() -> None:

@@ -1,18 +1,22 @@
-"""APGD, FAB, Square and the ladder: against optima that are known, and against each other."""
+"""APGD, DeepFool, FAB, Square and the ladder: against optima that are known, and against each other."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.optimize import linprog, minimize
+from torch import Tensor
 
 from service.tricks.apgd import checkpoints
-from service.tricks.attacks import APGD, FAB, FGSM, PGD, Box, Ladder, Square
-from service.tricks.criteria import criterion
+from service.tricks.attacks import APGD, FAB, FGSM, PGD, Box, DeepFool, Ladder, Square
+from service.tricks.criteria import CriterionName, criterion
 from service.tricks.ladder import RUNGS
 from service.tricks.norms import NORMS
+from service.tricks.perturbation import Look
 from service.tricks.square import share
 from tests.tricks.test_attacks import Bumpy, Linear, dual, linear, rows
 
@@ -20,12 +24,12 @@ EPSILON = {"linf": 0.15, "l2": 0.3, "l1": 0.4}
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("kind", [FGSM, PGD, APGD, FAB, Ladder])
+@pytest.mark.parametrize("kind", [FGSM, PGD, APGD, DeepFool, FAB, Ladder])
 def test_a_linear_row_falls_exactly_where_its_margin_is_within_reach(norm: Any, kind: type) -> None:
     x = rows(2, 150).double()
     loss, epsilon = linear(x), EPSILON[norm]
     # Steps in a straight line from a random start: the sphere's far side is reached by many short ones.
-    fields = {"steps": 200, "step_size": 0.05} if kind is PGD else {}
+    fields = {PGD: {"steps": 200, "step_size": 0.05}, DeepFool: {"overshoot": 1e-9}, Ladder: {"queries": 10}}.get(kind, {})
     standing = ~loss.broken(kind(epsilon=epsilon, norm=norm, **fields)(x, loss, Box()).inputs)
     reach = epsilon * dual(norm, loss.weight)
     assert torch.equal(standing, loss.margin(x) > reach)
@@ -51,6 +55,89 @@ def test_the_minimal_distance_of_a_linear_row_is_its_margin_over_the_dual_norm(n
     found = FAB(epsilon=1e30, norm=norm)(x, loss, Box())
     torch.testing.assert_close(found.distances, loss.margin(x) / dual(norm, loss.weight), rtol=2e-7, atol=1e-12)
     assert bool(loss.broken(found.inputs).all())
+
+
+@dataclass(frozen=True)
+class Several:
+    """Five classes with linear scores, as attacks see them."""
+
+    weight: Tensor
+    right: Tensor
+    name: CriterionName = "cross_entropy"
+    goals: Tensor | None = None
+
+    @classmethod
+    def random(cls, x: Tensor, seed: int = 0) -> "Several":
+        weight = torch.randn(x.shape[1], 5, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+        return cls(weight, (x @ weight).argmax(1))
+
+    def leads(self, x: Tensor) -> Tensor:
+        """Of the other classes over the right one, [N, C]; the right one's own is minus infinity."""
+        scores = self.scores(x)
+        return (scores - scores.gather(1, self.right[:, None])).scatter(1, self.right[:, None], -torch.inf)
+
+    def apart(self, norm: str) -> Tensor:
+        """The dual norm of each class's lead [N, C]."""
+        between = self.weight.T[None] - self.weight.T[self.right][:, None]
+        return {"linf": between.abs().sum(2), "l2": between.norm(dim=2), "l1": between.abs().amax(2)}[norm]
+
+    def scores(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.looked(x)[0]
+
+    def looked(self, x: Tensor) -> Look:
+        loss = criterion(self.name, self.scores(x), self.right, self.goals)
+        return Look(loss, *torch.ones(2, len(x), dtype=torch.bool))
+
+    def broken(self, x: Tensor) -> Tensor:
+        return (self.leads(x) > 0).any(1)
+
+    def only(self, chosen: Tensor) -> "Several":
+        return replace(self, right=self.right[chosen], goals=None if self.goals is None else self.goals[chosen])
+
+    def under(self, name: CriterionName) -> "Several":
+        return replace(self, name=name)
+
+    def towards(self, classes: Tensor) -> "Several":
+        return replace(self, goals=classes)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_deepfool_ends_a_little_beyond_the_nearest_of_all_boundaries(norm: Any) -> None:
+    x = rows(4, 100).double()
+    loss = Several.random(x)
+    found = DeepFool(epsilon=1e30, norm=norm)(x, loss, Box())
+    expected = (-loss.leads(x) / loss.apart(norm)).where(loss.leads(x).isfinite(), torch.inf).amin(1)
+    torch.testing.assert_close(found.distances, 1.02 * expected, rtol=1e-9, atol=1e-12)
+    assert bool(loss.broken(found.inputs).all())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_fab_finds_nearer_points_than_deepfool(norm: Any) -> None:
+    x = rows(3, 100).double()
+    deepfool, fab = (kind(epsilon=1e30, norm=norm)(x, Bumpy.random(x), Box()).distances for kind in (DeepFool, FAB))
+    assert bool(deepfool.isfinite().all())
+    assert float((fab < deepfool).double().mean()) > 0.9
+    assert float(deepfool.mean()) < 3 * float(fab.mean()), "both are about as near"
+
+
+@pytest.mark.parametrize("loss_name", ["dlr", "margin", "cross_entropy"])
+def test_led_to_every_class_in_turn_apgd_breaks_what_any_of_them_can_reach(loss_name: Any) -> None:
+    x, epsilon = rows(2, 120).double(), 0.2
+    loss = Several.random(x)
+    within = loss.leads(x) + epsilon * loss.apart("linf") > 0
+    found = {targets: APGD(epsilon=epsilon, steps=50, loss=loss_name, targets=targets)(x, loss, Box()).inputs for targets in (1, 4)}
+    standing = {targets: ~loss.broken(moved) for targets, moved in found.items()}
+    assert bool(standing[4][~within.any(1)].all()), "no ball holds more"
+    assert torch.equal(standing[4], ~within.any(1))
+    assert 0 < int(standing[4].sum()) < int(standing[1].sum()) < 120
+
+
+def test_one_target_and_several_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="in turn"):
+        APGD(epsilon=0.1, targets=3, target="a")
 
 
 def shortest(norm: str, weight: Any, needed: float, low: Any, high: Any) -> float:

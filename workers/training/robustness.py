@@ -13,7 +13,7 @@ from service.inference.curves import piece
 from service.inference.material import prepare
 from service.inference.model import from_files
 from service.inference.neighbours import MOST_ROWS, Neighbours
-from service.inference.robustness import BATCH_ROWS, Subject
+from service.inference.robustness import Subject, block_rows
 from service.spec import RobustnessSpec
 from workers.messages import DRAIN, STOP, Assignment, Checkpointed, Done, Drained, Progress
 from workers.training.checkpointing import Record, newest, write_bytes
@@ -38,6 +38,7 @@ class Siege:
         saved = newest(assignment.checkpoint, self._load, link.log)
         self.pieces: list[Piece] = saved[1] if saved else []
         self._ground = Ground(assignment, self._spec)
+        self._block = block_rows(self._ground.model, self._ground.axes, self._spec.attacks, self._spec.epsilons)
         # A split by groups has only about as many rows as were planned.
         self._first, last = assignment.members
         self._last = min(last, self._ground.count)
@@ -51,7 +52,7 @@ class Siege:
         """Attack what is left of the shard."""
         try:
             while self._next < self._last:
-                self._attack(self._next, min(self._next + BATCH_ROWS, self._last))
+                self._attack(self._next, min(self._next + self._block, self._last))
         except Ordered as order:
             if str(order) == DRAIN:
                 self._save()
