@@ -78,7 +78,7 @@ def model_of(spec: TrainSpec, *networks: Network) -> Model:
     return Model(spec, encoding, (tuple("0123456789"),), networks, 0)
 
 
-def subject(model: Model, rows: int = 120, **asked: Any) -> Subject:
+def subject(model: Model, rows: int = 100, **asked: Any) -> Subject:
     """Rows that no net was trained on, with their true labels."""
     x, y = (part[ROWS : ROWS + rows] for part in digits())
     return Subject(model, Asking.model_validate(asked).axes(model), x, y)
@@ -186,7 +186,7 @@ def ensemble() -> Subject:
 def dropout() -> Subject:
     """Monte Carlo dropout: random, but attacked through the mean over its masks."""
     spec = spec_of(architecture={"hidden": [96], "dropout": {"hidden": 0.3}})
-    return subject(model_of(spec, trained(spec)), 50, mode="monte_carlo", samples=20)
+    return subject(model_of(spec, trained(spec)), 40, mode="monte_carlo", samples=12)
 
 
 def hardened() -> Subject:
