@@ -40,6 +40,14 @@ def nearest_boundary(leads: Tensor, slopes: Tensor, ball: Norm) -> tuple[Tensor,
     return leads[chosen, numbers], slopes[chosen, numbers]
 
 
+def way_across(x: Tensor, slope: Tensor, needed: Tensor, box: Box, ball: Norm) -> Tensor:
+    """The shortest way within the bounds [N, ...] on which a lead of that slope grows by `needed` [N]."""
+    uphill = slope * rows(torch.where(needed < 0, -1.0, 1.0).to(slope.dtype), slope)
+    room = box.room(x, uphill)
+    way = ball.reach(uphill.flatten(1).abs(), room.flatten(1), needed.abs())
+    return way.view_as(x) * uphill.sign()
+
+
 class Minimal(Perturbation):
     """What looks for the shortest perturbation, whatever its length: rows whose shortest is longer than epsilon stand."""
 

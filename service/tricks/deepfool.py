@@ -7,15 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from service.tricks.boundaries import Minimal, linearized, nearest_boundary, rivals
-from service.tricks.norms import rows
+from service.tricks.boundaries import Minimal, linearized, nearest_boundary, rivals, way_across
 from service.tricks.perturbation import Box, LossOf, vanished
 
 
 class DeepFool(Minimal):
     """Each step crosses the boundary that is nearest to first order; a row ends at the first point that is broken.
 
-    Quicker than FAB, which goes on looking for nearer points from there. Bounds clip what a step would do.
+    Quicker than FAB, which goes on looking for nearer points from there.
     """
 
     type: Literal["deepfool"] = "deepfool"
@@ -43,17 +42,12 @@ class DeepFool(Minimal):
             leads, slopes = linearized(moved, against[alive], loss, box)
             if step == 0:
                 flat[alive] = vanished(slopes.transpose(0, 1))
-            moved = box.apply(origin, moved - origin + self._across(moved, leads, slopes, box))
+            lead, slope = nearest_boundary(leads, slopes, self.ball)
+            # Within the bounds: steps that are clipped afterwards come nearer to the boundary and never cross it.
+            way = (1 + self.overshoot) * way_across(moved, slope, -lead, box, self.ball)
+            moved = box.apply(origin, moved - origin + way)
             broken = loss.broken(moved)
             won = alive[broken]
             result[won], distances[won] = moved[broken], self.ball.length(moved[broken] - origin[broken])
             alive = alive[~broken]
         return result, distances, flat
-
-    def _across(self, x: Tensor, leads: Tensor, slopes: Tensor, box: Box) -> Tensor:
-        """The step over the nearest boundary; none where there is no slope."""
-        lead, slope = nearest_boundary(leads, slopes, self.ball)
-        open_slope = box.opening(x, slope, self.ball)
-        steepness = self.ball.dual(open_slope)
-        far = torch.where(steepness > 0, lead.abs() / steepness.clamp(min=torch.finfo(lead.dtype).tiny), torch.zeros_like(lead))
-        return rows((1 + self.overshoot) * far, x) * self.ball.direction(open_slope)

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from service.tricks.boundaries import Minimal, linearized, nearest_boundary, rivals
+from service.tricks.boundaries import Minimal, linearized, nearest_boundary, rivals, way_across
 from service.tricks.norms import rows
 from service.tricks.perturbation import Box, LossOf, vanished
 
@@ -76,11 +76,7 @@ class _Search:
         return self.box.apply(self.x, target - self.x)
 
     def _projection(self, x: Tensor, slope: Tensor, needed: Tensor) -> Tensor:
-        """The shortest way within the bounds on which a lead of that slope grows by `needed` [N]."""
-        uphill = slope * rows(torch.where(needed < 0, -1.0, 1.0).to(slope.dtype), slope)
-        room = self.box.room(x, uphill)
-        way = self.attack.ball.reach(uphill.flatten(1).abs(), room.flatten(1), needed.abs())
-        return way.view_as(x) * uphill.sign()
+        return way_across(x, slope, needed, self.box, self.attack.ball)
 
     def note(self, moved: Tensor, broken: Tensor) -> None:
         """Keep broken points that are nearer than those before."""

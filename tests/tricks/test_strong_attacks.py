@@ -115,6 +115,19 @@ def test_deepfool_ends_a_little_beyond_the_nearest_of_all_boundaries(norm: Any) 
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_within_bounds_deepfool_crosses_a_plane_in_one_step(norm: Any) -> None:
+    """A step that bounds only clip would come nearer and nearer to the plane."""
+    x = rows(6, 60).double().clamp(-0.9, 0.9)
+    loss, box = linear(x), Box(torch.tensor(-1.0), torch.tensor(1.0))
+    once = DeepFool(epsilon=1e30, norm=norm, steps=1)(x, loss, box)
+    fab = FAB(epsilon=1e30, norm=norm)(x, loss, box)
+    crossed = once.distances.isfinite()
+    assert float(crossed.double().mean()) > 0.9
+    assert bool((loss.margin(once.inputs)[crossed] < 0).all())
+    assert bool((once.distances[crossed] <= 1.03 * fab.distances[crossed] + 1e-9).all())
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_fab_finds_nearer_points_than_deepfool(norm: Any) -> None:
     x = rows(3, 100).double()
     deepfool, fab = (kind(epsilon=1e30, norm=norm)(x, Bumpy.random(x), Box()).distances for kind in (DeepFool, FAB))
