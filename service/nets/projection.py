@@ -64,7 +64,8 @@ class _Passing(TorchFunctionMode):
 
 def convolutions(network: Network) -> dict[str, int]:
     """The layers whose units can be projected, in forward order, and how many channels each has."""
-    return {layer.name: layer.shape[-1] for layer in network.describe() if layer.type == "convolution"}
+    own = [layer for layer in network.describe() if not layer.name.startswith("head.")]
+    return {layer.name: layer.shape[-1] for layer in own if layer.type == "convolution"}
 
 
 def peaks(network: Network, layer: str, x: Tensor) -> Peaks:
@@ -106,7 +107,9 @@ def _features(network: Network, layer: str, z: Tensor) -> Tensor:
         seen.append(output)
 
     network.layers()[layer].register_forward_hook(keep)
-    network.trunk.encode(z, SCALED)
+    found, kept = network.trunk.encode(z, SCALED)
+    if not seen:  # it stands behind the code
+        network.trunk.decode(found, SCALED, kept)
     return seen[-1]
 
 

@@ -17,6 +17,7 @@ from service.nets.conv_autoencoder import ConvAutoencoder
 from service.nets.layer import Run
 from service.nets.mlp import MLP
 from service.nets.network import Network, NetworkSpec, Scale, stack, stackable
+from service.nets.projection import convolutions, project
 from service.nets.pruning import pruned
 from service.nets.recurrent import Recurrent
 from service.nets.resnet import ResNet
@@ -252,6 +253,15 @@ def test_shapes_are_those_that_are_computed() -> None:
     # 64 places and 16, the padding's zeros left out, are what the heads and convolutions do without sharing.
     assert built.sharing.saved_by_tying == 4 * 4 * 9 + 4
     assert built.products == 64 * 64 + 2 * 16 * 144 + 64 * 5 + 5 * 16 + 4 * 256 + 5 * 3 + 4
+
+
+def test_units_before_and_behind_the_code_are_projected_and_heads_are_not() -> None:
+    built = network(listed(*EVERYTHING, convolution(2, name="behind")), (8, 8), BOTH).eval()
+    assert convolutions(built) == {"first": 4, "inner": 4, "behind": 2}
+    for layer in convolutions(built):
+        _, found = project(built, layer, torch.rand(2, 8, 8), torch.tensor([[0, 1], [1, 0]]))
+        assert found.shape == (2, 2, 8, 8)
+        assert found.isfinite().all()
 
 
 @pytest.mark.parametrize(

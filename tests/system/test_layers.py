@@ -68,6 +68,12 @@ def test_it_is_asked_and_attacked_as_others_are(desk: Desk, job: Any) -> None:
     assert answer.status_code == 200, answer.text
 
 
+def test_its_files(desk: Desk, job: Any) -> None:
+    files = f"/api/v1/models/{job['model']}/files"
+    assert "residual" in desk.http.get(f"{files}/card.md").text
+    assert desk.http.get(f"{files}/model.onnx").status_code == 200
+
+
 def test_another_list_starts_from_layers_of_the_same_names(desk: Desk, job: Any) -> None:
     architecture = {"type": "layers", "layers": [*ENCODER, {"type": "batch_norm"}]}
     init = {"model": "spelled", "layers": ["seen", "inner"], "freeze": ["seen"]}
