@@ -12,7 +12,7 @@ from service.tricks.adversarial import FGSMTraining
 from service.tricks.optimization import SGD
 from service.tricks.smoothing import TRADES, VAT
 
-BASE_BYTES = 350 * 2**20
+BASE_BYTES = 290 * 2**20
 """A trainer with torch imported, at work on something small."""
 COPIES, MOMENT_COPIES = 8, 3
 """Of each parameter while a checkpoint is written and the next epoch trains: weight, gradient, best weight, a copy of the weight, and
