@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from service.blocks import BLOCK_BYTES
 from service.nets.network import Network
+from service.nets.recurrent import Recurrent
 from service.settings import Settings
 from service.spec import TrainSpec
 from service.stacking import side_by_side
 from service.tricks.adversarial import FGSMTraining
+from service.tricks.certification import IBPTraining
 from service.tricks.optimization import SGD
 from service.tricks.smoothing import TRADES, VAT
 
@@ -21,6 +23,9 @@ PUBLISHED_COPIES = 4
 """Of each parameter of all members where the model is put together: weights, and what is read and written of them as bytes."""
 HELD = 1.6
 """How many times the memory of what a pass holds it takes: gradients on their way back, and gaps between what is held (measured)."""
+BOX, CELLS_BOX = 4, 6
+"""How many times what a pass holds one of intervals holds: of each layer the box that comes, as center and radius, and its ends; the
+second of plain and gated cells, whose own pass is one operation and keeps little (measured)."""
 
 ROW_BYTES = 48
 """Of each row besides: labels, places in parts and orders."""
@@ -69,7 +74,9 @@ class Load(NamedTuple):
     passes: int = 3
     """Of a step through the network, forward or backward; adversarial training takes more."""
     graphs: int = 1
-    """Forward passes of a step that are held at once; adversarial training may have two."""
+    """Forward passes of a step that are held at once, as `graphs_of` counts them."""
+    bounded: bool = False
+    """Whether a step bounds the differences of classes too."""
     moments: int = 2
     """Numbers that the optimizer remembers of each parameter."""
 
@@ -85,7 +92,7 @@ def cost_of(network: Network, load: Load) -> Cost:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     every = math.ceil(load.train / load.batch) * load.epochs
     steps = min(every, load.max_steps or every)
-    held = int(HELD * 4 * load.batch * load.graphs * network.held)
+    held = int(HELD * 4 * load.batch * held_of(network, load))
     copies = COPIES + MOMENT_COPIES * load.moments
     training = side_by_side(parameters, load.shard) * (4 * copies * parameters + held)
     mirrored = sum(width for target, width in zip(network.spec.targets, network.spec.widths, strict=True) if target.from_inputs)
@@ -98,12 +105,21 @@ def cost_of(network: Network, load: Load) -> Cost:
     return Cost(parameters, *network.sharing, memory, flops, steps + load.again.steps)
 
 
+def held_of(network: Network, load: Load) -> int:
+    """Numbers that a step holds of one row: of all its passes, and of bounds the rows of differences of classes with their sizes."""
+    classes = sum(width for target, width in zip(network.spec.targets, network.spec.widths, strict=True) if target.says == "classes")
+    return load.graphs * network.held + (2 * classes * network.trunk.features if load.bounded else 0)
+
+
 def graphs_of(spec: TrainSpec) -> int:
-    """Forward passes that a step holds at once: two where it learns from clean and from moved rows.
+    """Forward passes that a step holds at once: two where it learns from clean and from moved rows, one and a box where it bounds.
 
     FGSM's mix takes them one after the other where training and serving are the same function.
     """
     rule = spec.adversarial_training
+    if isinstance(rule, IBPTraining):
+        cells = isinstance(spec.architecture, Recurrent) and spec.architecture.cell != "lstm"
+        return 1 + (CELLS_BOX if cells else BOX) if rule.weight else 1
     if rule is None or isinstance(rule, TRADES | VAT):
         return 1 if rule is None else 2
     apart = isinstance(rule, FGSMTraining) and not (spec.drops or spec.architecture.normalizes)

@@ -211,6 +211,7 @@ def _load(spec: TrainSpec, description: Description, train: int, shard: int) -> 
         shard=shard,
         passes=spec.adversarial_training.passes if spec.adversarial_training is not None else 3,
         graphs=graphs_of(spec),
+        bounded=isinstance(spec.adversarial_training, IBPTraining) and spec.adversarial_training.weight > 0,
         moments=moments_of(spec),
     )
 

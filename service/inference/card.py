@@ -130,11 +130,14 @@ def _robustness(found: Found | None) -> list[str]:
     names = [key for key in ("accuracy", "rmse", "low", "high") if key in found["clean"]]
     points = [("none", found["clean"]), *((attack["type"], point) for attack in found["attacks"] for point in attack["curve"])]
     points += [("worst of all", point) for point in found["worst_case"]]
+    certified = found.get("certified") or {"curve": None, "reason": None}
+    points += [(f"verified: any in {certified['norm']}", point) for point in certified["curve"] or ()]
     cells = ([kind, point.get("epsilon", point.get("severity")), *(point.get(name) for name in names)] for kind, point in points)
     lines = table(("attack", "epsilon or severity", *names), cells)
     verdict = {True: "all checks held", False: f"not to be trusted: {', '.join(found['reasons'])}", None: "not every check ran"}
     rows = f"{found['rows']} rows of {found['split']}, mode {found['mode']}, the inputs' own units"
-    return [*lines, "", f"{rows}; {verdict[found['reliable']]}."]
+    unverified = [] if certified["reason"] is None else ["", f"Nothing is verified: {plain(certified['reason'])}."]
+    return [*lines, "", f"{rows}; {verdict[found['reliable']]}.", *unverified]
 
 
 def _limits(model: Found, measured: Found) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""What the best member's convolutions look for: its first filters, and of each layer the rows that channels answer to most."""
+"""What the best member looks for: its first layer's filters, and of each convolution the rows that channels answer to most."""
 
 import math
 from typing import NamedTuple
@@ -32,7 +32,10 @@ class Sight(NamedTuple):
 
 
 class Features(NamedTuple):
-    """The first convolution and its filters [C, *kernel, C'], channels last, and what some of the others see; `axes` of space."""
+    """The first convolution and its filters [C, *kernel, C'], channels last, and what some of the others see; `axes` of space.
+
+    Of a dense net the first layer, whose filters are as large as the images.
+    """
 
     layer: str
     filters: Floats
@@ -41,12 +44,12 @@ class Features(NamedTuple):
 
 
 def features(inquiry: Inquiry) -> Features | None:
-    """The features of the best member on test rows, or of the last part there is; None for a network without convolutions."""
+    """The features of the best member on test rows, or of the last part there is; None where the first layer has no filters."""
     model, material = inquiry.model, inquiry.material
     network = model.networks[model.best]
     names = list(convolutions(network))
     if not names:
-        return None
+        return _dense(network)
     part = next(inquiry.parts[name] for name in ("test", "validation", "train") if name in inquiry.parts)
     most = min(MOST_ROWS, block_rows(4 * math.prod(network.spec.shape)), max(1, MOST_WORK // network.products))
     x = material.rows(spread(part, most))[0].float()
@@ -66,6 +69,17 @@ def first_filters(network: Network, layer: str) -> Floats:
     convolved = next(module for module in network.layers()[layer].modules() if isinstance(module, nn.Conv1d | nn.Conv2d))
     filters: Floats = convolved.weight.detach().movedim(1, -1).numpy()
     return filters
+
+
+def _dense(network: Network) -> Features | None:
+    """The weights of a first linear layer as the images [units, *shape] that they weigh; None where it reads anything else."""
+    name, layer = next(iter(network.layers().items()))
+    linear = next((module for module in layer.modules() if isinstance(module, nn.Linear)), None)
+    spec = network.spec
+    if linear is None or spec.kind != "image" or spec.reads is not None or linear.in_features != math.prod(spec.shape):
+        return None
+    filters: Floats = linear.weight.detach()[:FILTERS].unflatten(1, spec.shape).numpy()
+    return Features(name, filters, [], 2)
 
 
 def _sight(network: Network, layer: str, x: Tensor, axes: int) -> Sight:

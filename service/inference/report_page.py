@@ -171,11 +171,12 @@ def _gradients(svg: bytes | None) -> Html:
 
 
 def _features(svg: bytes | None) -> Html:
-    """What convolutions look for."""
+    """What the first layer and convolutions look for."""
     if svg is None:
         return Html()
     said = (
-        "Of each layer the strongest channels: the row that each answers to most, cut to what its strongest unit sees, and its projection."
+        "Filters of the first layer. Of other convolutions the strongest channels: the row that each answers to most, cut to what its "
+        "strongest unit sees, and its projection."
     )
     return section("Features", figure(svg, "Filters, and rows beside their projections", said))
 

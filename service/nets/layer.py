@@ -87,6 +87,19 @@ class Placed(NamedTuple):
     after: Shape
 
 
+class Saved(NamedTuple):
+    """What autograd keeps of a layer's pass of one row for the way back."""
+
+    before: bool = False
+    """What comes."""
+    after: bool = False
+    """What it gives."""
+    besides: int = 0
+    """Numbers of neither, such as of masks and switches."""
+    same: bool = False
+    """Whether what it gives is the memory of what comes."""
+
+
 Earlier = dict[str, Placed]
 """The layers that are passed before, by name."""
 
@@ -138,6 +151,10 @@ class Layer(Value):
     def repeated(self, placed: Placed, earlier: Earlier) -> int:
         """How many more weights it would have, were none used at several places."""
         return 0
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        """What is kept of its pass; of what has a slope everywhere the same, nothing."""
+        return Saved()
 
     def step(self, placed: Placed, making: Making) -> Step:
         """What computes it."""

@@ -1,12 +1,13 @@
 """Layers that normalize."""
 
+import math
 from typing import Literal
 
 from torch import Tensor, nn
 
 from service.nets.base import BatchNorm, LayerNorm, exported
 from service.nets.convolution import ChannelNorm
-from service.nets.layer import Earlier, Layer, Making, Placed, Run, Shape, Step, Writing, channelled
+from service.nets.layer import Earlier, Layer, Making, Placed, Run, Saved, Shape, Step, Writing, channelled
 
 
 class BatchNormLayer(Layer):
@@ -18,6 +19,9 @@ class BatchNormLayer(Layer):
     def after(self, before: Shape, earlier: Earlier) -> Shape:
         channelled(before)
         return before
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        return Saved(before=True)
 
     def step(self, placed: Placed, making: Making) -> Step:
         shape = placed.before
@@ -33,6 +37,10 @@ class LayerNormLayer(Layer):
     def after(self, before: Shape, earlier: Earlier) -> Shape:
         channelled(before)
         return before
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        """What comes, and the mean and deviation at each place."""
+        return Saved(before=True, besides=2 * math.prod(placed.before[:-1]))
 
     def step(self, placed: Placed, making: Making) -> Step:
         return Normed(self.type, LayerNorm(placed.before[-1]), axes=len(placed.before) - 1)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from service.nets.activations import ACTIVATIONS, ActivationName, exported_activation
+from service.nets.activations import ACTIVATIONS, SEES_INPUTS, ActivationName, exported_activation
 from service.nets.architecture import Width
 from service.nets.convolution import drop_channels
 from service.nets.layer import (
@@ -15,6 +15,7 @@ from service.nets.layer import (
     Making,
     Placed,
     Run,
+    Saved,
     Shape,
     Step,
     Unfit,
@@ -41,6 +42,11 @@ class ActivationLayer(Layer):
     def after(self, before: Shape, earlier: Earlier) -> Shape:
         channelled(before)
         return before
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        if self.function == "identity":
+            return Saved(same=True)
+        return Saved(before=True) if self.function in SEES_INPUTS else Saved(after=True)
 
     def step(self, placed: Placed, making: Making) -> Step:
         return Activated(Site(self.label, placed.before[-1], 0.0), len(placed.before) - 1, self.function)
@@ -87,6 +93,10 @@ class DropoutLayer(Layer):
         """How many can be dropped."""
         return before[-1] if self.channel else math.prod(before)
 
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        """Its mask."""
+        return Saved(besides=self.units(placed.before)) if self.drops else Saved(same=True)
+
     @property
     def drops(self) -> bool:
         """Whether it drops any unit."""
@@ -128,6 +138,9 @@ class FlattenLayer(Layer):
     def after(self, before: Shape, earlier: Earlier) -> Shape:
         return (math.prod(before),)
 
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        return moved(placed)
+
     def step(self, placed: Placed, making: Making) -> Step:
         return Shaped(self.type, placed.before, placed.after)
 
@@ -146,8 +159,16 @@ class ReshapeLayer(Layer):
             raise Unfit(said, "/shape")
         return self.shape
 
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        return moved(placed)
+
     def step(self, placed: Placed, making: Making) -> Step:
         return Shaped(self.type, placed.before, placed.after)
+
+
+def moved(placed: Placed) -> Saved:
+    """A change of shape, which copies sequences only: images lie in memory with channels last."""
+    return Saved(same=len(placed.before) != 2)
 
 
 class Shaped(Step):

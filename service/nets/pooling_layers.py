@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.nets.base import held
 from service.nets.convolution import Kernel, exported_pool, on_rows
-from service.nets.layer import Earlier, Layer, Making, Placed, Run, Shape, Step, Unfit, Writing, shown, spatial
+from service.nets.layer import Earlier, Layer, Making, Placed, Run, Saved, Shape, Step, Unfit, Writing, shown, spatial
 from service.nets.upsampling import exported_max_pool, exported_transposed, exported_unpooling, max_pool, transposed, unpool
 from service.nets.weighted_layers import windows
 
@@ -38,6 +38,10 @@ class MaxPoolLayer(Pooling):
 
     type: Literal["max_pool"] = "max_pool"
     """Max pooling."""
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        """What comes, and the 64-bit places of its maxima."""
+        return Saved(before=True, besides=2 * math.prod(placed.after))
 
     def step(self, placed: Placed, making: Making) -> Step:
         return MaxPool(self.window, len(placed.before) - 1, keeps=self.label in making.unpooled)
@@ -73,6 +77,9 @@ class AveragePoolLayer(Pooling):
 
     type: Literal["average_pool"] = "average_pool"
     """Average pooling."""
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        return Saved(before=True)
 
     def step(self, placed: Placed, making: Making) -> Step:
         return AveragePool(self.window, len(placed.before) - 1)

@@ -13,6 +13,7 @@ from service.errors import Flaw
 from service.nets.architecture import HEADS, Begun, Trunk
 from service.nets.base import exported, linear
 from service.nets.convolution import Kernel, Start, convolution
+from service.nets.holding import Holding, Memory
 from service.nets.layer import Earlier, Making, Placed, Run, Shape, Unfit, Writing, channels_first, exported_reshape, shown
 from service.nets.layers import CODE, Layers, NamedLayer, ResidualLayer, check, christened, every, exported_steps, of_kind, passed
 from service.nets.norm_layers import BatchNormLayer
@@ -221,6 +222,14 @@ class Chain(Trunk):
 
     def entries(self) -> int:
         return math.prod(self.entered) + sum(math.prod(each.after) for each in self.placed.values())
+
+    def held(self) -> int:
+        """What autograd keeps of each layer, and what a reconstruction's head takes."""
+        holding = Holding(self.placed)
+        last = holding.through(self.layers, Memory(math.prod(self.entered)))
+        if self.encoder < len(self.layers):
+            holding.keep(last)
+        return holding.numbers
 
     def products(self) -> int:
         """Those of a layer that is used again are counted with the weights that it saves."""

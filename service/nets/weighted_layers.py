@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from service.nets.architecture import Width
 from service.nets.base import exported, held, linear
 from service.nets.convolution import Kernel, Start, convolution, extents_after, on_rows, toeplitz_entries
-from service.nets.layer import Earlier, Layer, Making, Placed, Run, Shape, Step, Unfit, Writing, flat, shown, spatial
+from service.nets.layer import Earlier, Layer, Making, Placed, Run, Saved, Shape, Step, Unfit, Writing, flat, shown, spatial
 from service.nets.upsampling import exported_transposed, transposed
 from service.values import ITEMS
 
@@ -31,6 +31,9 @@ class LinearLayer(Layer):
 
     def weights(self, before: Shape) -> int:
         return before[-1] * self.width
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        return Saved(before=True)
 
     def step(self, placed: Placed, making: Making) -> Step:
         return Dense(linear(placed.before[-1], self.width, bias=self.bias, how=making.how, generator=making.generator))
@@ -79,6 +82,9 @@ class Windowed(Layer):
     def weights(self, before: Shape) -> int:
         return before[-1] * self.channels // self.groups * int(self.kernel ** (len(before) - 1))
 
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        return Saved(before=True)
+
     def divided(self, before: Shape) -> None:
         """Raises Unfit where groups do not divide channels."""
         spatial(before)
@@ -102,6 +108,12 @@ class ConvolutionLayer(Windowed):
     def repeated(self, placed: Placed, earlier: Earlier) -> int:
         weights = self.weights(placed.before)
         return toeplitz_entries(weights, self.window, placed.before[:-1], placed.after[:-1]) - weights
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        """What comes, or where it is padded at one end more than at the other its padded copy."""
+        begin, end = self.window.paddings
+        padded = placed.before[-1] * math.prod(extent + begin + end for extent in placed.before[:-1])
+        return Saved(before=True) if begin == end else Saved(besides=padded)
 
     def step(self, placed: Placed, making: Making) -> Step:
         start, inputs = making.start(placed.before), placed.before[-1]
@@ -232,6 +244,10 @@ class ShareLayer(Layer):
     def repeated(self, placed: Placed, earlier: Earlier) -> int:
         source = earlier[self.as_].layer
         return source.repeated(placed._replace(layer=source), earlier)
+
+    def saved(self, placed: Placed, earlier: Earlier) -> Saved:
+        source = earlier[self.as_].layer
+        return source.saved(placed._replace(layer=source), earlier)
 
     def step(self, placed: Placed, making: Making) -> Step:
         return Again(making.steps[self.as_])

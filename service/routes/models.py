@@ -47,7 +47,7 @@ NEEDS = {
     "dropout.svg": "dropout, and test rows with labels",
     "augmentation.svg": "augmentation",
     "robustness.svg": "a robustness job",
-    "features.svg": "a convolution",
+    "features.svg": "a convolution, or a first layer that reads all pixels of an image",
     "gradients.svg": "a training that kept their norms, as it does since they are in the report",
 }
 """What a picture takes."""

@@ -77,6 +77,12 @@ def test_robustness_comes_with_its_intervals() -> None:
     assert "| worst of all | 0.5 | 0.4 | 0.23 | 0.59 |" in said
     assert "not every check ran" in said
     assert "Not measured." not in said
+    assert "verified" not in said.lower()
+    curve = [{"epsilon": 0.5, "accuracy": 0.3, "low": 0.15, "high": 0.49, "verified_error": 0.7}]
+    verified = text(measured={"robustness": {**ROBUST, "certified": {"norm": "linf", "reason": None, "curve": curve}}})
+    assert "| verified: any in linf | 0.5 | 0.3 | 0.15 | 0.49 |" in verified
+    unbounded = text(measured={"robustness": {**ROBUST, "certified": {"norm": "linf", "reason": "no *intervals*", "curve": None}}})
+    assert "Nothing is verified: no \\*intervals\\*." in unbounded
     distrusted = text(measured={"robustness": {**ROBUST, "reliable": False, "reasons": ["zero_gradients"]}})
     assert "not to be trusted: zero_gradients" in distrusted
 

@@ -29,6 +29,13 @@ def texts(svg: bytes) -> str:
     return "\n".join("".join(element.itertext()) for element in ET.fromstring(svg).iter(f"{SVG}text"))
 
 
+def drawn(svg: bytes, name: str) -> list[float]:
+    """The heights of a line's points."""
+    (group,) = (element for element in ET.fromstring(svg).iter() if element.get("id") == name)
+    (path,) = (element for element in group.iter(f"{SVG}path") if element.get("clip-path"))
+    return [float(line.split()[2]) for line in path.get("d", "").strip().splitlines()]
+
+
 def test_curves_interval_chance_classes_and_distances() -> None:
     svg = robustness(result())
     assert {"worst-case", "interval", "chance", "classes", "distances"} <= ids(svg)
@@ -41,6 +48,19 @@ def test_curves_interval_chance_classes_and_distances() -> None:
 @pytest.mark.parametrize(("reliable", "said"), [(False, "NOT reliable"), (None, "not all checks ran")])
 def test_the_verdict_stands_above(reliable: bool | None, said: str) -> None:
     assert said in texts(robustness(result(reliable=reliable)))
+
+
+def test_what_is_verified_stands_below_what_attacks_left() -> None:
+    curve = [{"epsilon": e, "accuracy": a, "low": a - 0.05, "high": a + 0.05} for e, a in ((0.0, 0.9), (1.0, 0.3), (2.0, 0.05))]
+    svg = robustness(result(certified={"norm": "linf", "reason": None, "curve": curve}))
+    assert {"verified", "verified-interval", "clean"} <= ids(svg)
+    assert "verified, linf" in texts(svg)
+    heights = {name: drawn(svg, name) for name in ("worst-case", "verified")}
+    (clean,) = set(drawn(svg, "clean"))
+    assert clean == heights["worst-case"][0] == heights["verified"][0], "downwards, as SVG counts"
+    assert all(above < below for above, below in zip(heights["worst-case"][1:], heights["verified"][1:], strict=True))
+    refused = robustness(result(certified={"norm": "linf", "reason": "no intervals", "curve": None}))
+    assert refused == robustness(result())
 
 
 def test_images_before_and_after() -> None:

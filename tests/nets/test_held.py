@@ -13,6 +13,26 @@ from service.tricks.dropout import Site
 ROWS = 16
 IMAGE, SEQUENCE = ((16, 16, 3), "image"), ((20, 6), "tensor")
 DROPOUT = {"hidden": 0.5, "channel": 0.2}
+CONVOLUTION, RELU, FLATTEN = {"type": "convolution", "channels": 8}, {"type": "activation"}, {"type": "flatten"}
+LINEAR, UP = {"type": "linear", "width": 32}, {"type": "transposed_convolution", "channels": 8, "kernel": 4, "stride": 2}
+SILU, MAX, AVERAGE = {"type": "activation", "function": "silu"}, {"type": "max_pool"}, {"type": "average_pool"}
+DROP, DROP_CHANNELS = {"type": "dropout", "rate": 0.5}, {"type": "dropout", "rate": 0.2, "channel": True}
+BRIDGED = {"type": "residual", "layers": [CONVOLUTION, RELU, CONVOLUTION], "shortcut": [CONVOLUTION]}
+LISTS: dict[str, tuple[tuple[tuple[int, ...], str], list[dict[str, Any]]]] = {
+    "dense": (IMAGE, [FLATTEN, LINEAR, RELU, DROP, LINEAR, {"type": "layer_norm"}, SILU, LINEAR, RELU]),
+    "shared": (IMAGE, [CONVOLUTION, {"type": "batch_norm"}, RELU, MAX, CONVOLUTION, RELU, {"type": "share", "as": "convolution.1"}, SILU]),
+    "padded": (IMAGE, [{**CONVOLUTION, "kernel": 2}, SILU, DROP, {**CONVOLUTION, "kernel": 4}, RELU]),
+    "bridged": (IMAGE, [CONVOLUTION, {"type": "layer_norm"}, BRIDGED, RELU]),
+    "switched": (
+        IMAGE,
+        [CONVOLUTION, RELU, MAX, {**CONVOLUTION, "stride": 2}, {**RELU, "name": "code"}, UP, {"type": "unpool", "of": "max_pool.0"}],
+    ),
+    "smeared": (IMAGE, [CONVOLUTION, AVERAGE, {**CONVOLUTION, "name": "code"}, RELU, {"type": "unpool", "of": "average_pool.0"}]),
+    "sequence": (
+        SEQUENCE,
+        [CONVOLUTION, RELU, DROP_CHANNELS, CONVOLUTION, RELU, FLATTEN, LINEAR, RELU, {"type": "reshape", "shape": [8, 4]}, CONVOLUTION],
+    ),
+}
 NETS: list[tuple[tuple[tuple[int, ...], str], dict[str, Any]]] = [
     (IMAGE, {"type": "mlp", "hidden": [64, 32]}),
     (IMAGE, {"type": "mlp", "hidden": [400, 300, 300], "batch_norm": True, "residual": False, "dropout": 0.5}),
@@ -55,10 +75,21 @@ def saved(trunk: Any, x: Tensor, *, reconstructs: bool) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
-@pytest.mark.parametrize(("rows", "fields"), NETS, ids=lambda part: "-".join(map(str, part.values())) if isinstance(part, dict) else "")
-def test_what_a_row_holds(rows: tuple[tuple[int, ...], str], fields: dict[str, Any]) -> None:
+def check(rows: tuple[tuple[int, ...], str], fields: dict[str, Any]) -> None:
+    """What the trunk counts is what autograd saves."""
     shape, kind = rows
     architecture = TypeAdapter[Any](Architecture).validate_python(fields)
     trunk = architecture.build(shape, torch.Generator().manual_seed(0), kind=kind)
     x = torch.rand(ROWS, *shape, generator=torch.Generator().manual_seed(0))
     assert 4 * trunk.held() * ROWS == pytest.approx(saved(trunk, x, reconstructs=architecture.reconstructs), rel=0.15)
+
+
+@pytest.mark.parametrize(("rows", "fields"), NETS, ids=lambda part: "-".join(map(str, part.values())) if isinstance(part, dict) else "")
+def test_what_a_row_holds(rows: tuple[tuple[int, ...], str], fields: dict[str, Any]) -> None:
+    check(rows, fields)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_what_a_row_holds_of_named_layers(name: str) -> None:
+    rows, layers = LISTS[name]
+    check(rows, {"type": "layers", "layers": layers})

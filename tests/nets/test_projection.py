@@ -16,6 +16,8 @@ from service.tricks.multitask import Target
 from service.tricks.normalization import Normalize
 
 SHAPE, SEQUENCE = (8, 8, 2), (12, 3)
+CONVOLUTION, RELU = {"type": "convolution", "channels": 2}, {"type": "activation"}
+AGAIN = [CONVOLUTION, {"type": "batch_norm"}, RELU, {"type": "max_pool"}, {"type": "share", "as": "convolution.0"}]
 NETS: dict[str, dict[str, Any]] = {
     "cnn": {"type": "cnn", "channels": [3, 4], "hidden": [5], "batch_norm": True},
     "wide steps": {"type": "cnn", "channels": [3, 4], "kernel": 4, "stride": 2, "pool": "none", "hidden": [], "activation": "sigmoid"},
@@ -25,6 +27,7 @@ NETS: dict[str, dict[str, Any]] = {
     "bottleneck": {"type": "resnet", "depth": 11, "width": 2, "block": "bottleneck"},
     "autoencoder": {"type": "conv_autoencoder", "channels": [3, 4], "code": 5},
     "unpooling": {"type": "conv_autoencoder", "channels": [3, 4], "upsampling": "unpooling"},
+    "layers": {"type": "layers", "layers": [*AGAIN, {"type": "residual", "layers": [CONVOLUTION, RELU]}, RELU]},
 }
 
 
@@ -86,6 +89,26 @@ def test_a_deconvnet_written_out() -> None:
             signal = F.conv2d(signal, stage.conv.weight.transpose(0, 1).flip(2, 3), padding=1)
         signals.append(signal.movedim(1, -1))
     found, projected = project(network, "conv.1", x, every(network, "conv.1", len(x)))
+    torch.testing.assert_close(found.values, features.flatten(2).amax(-1))
+    torch.testing.assert_close(projected, torch.stack(signals, 1), rtol=1e-12, atol=1e-12)
+    assert (projected != 0).any()
+
+
+def test_a_layer_that_is_used_again_is_projected_at_its_last_use() -> None:
+    """The deconvnet of two uses of the same filters, with switches in between; the first use alone would not reach as far."""
+    network, x = built(type="layers", layers=AGAIN), rows()
+    steps = network.trunk.steps
+    weight, bias, norm = steps["convolution.0"].conv.weight, steps["convolution.0"].conv.bias, steps["batch_norm.0"].norm
+    first = F.conv2d(((x - 1) / 2).movedim(-1, 1), weight, bias, padding=1)
+    normed = F.batch_norm(first, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    pooled, where = F.max_pool2d(F.relu(normed), 2, return_indices=True)
+    features, gain = F.conv2d(pooled, weight, bias, padding=1), norm.weight / (norm.running_var + norm.eps).sqrt()
+    signals = []
+    for seed in seeds(features):
+        signal = F.relu(F.max_unpool2d(F.conv_transpose2d(seed, weight, padding=1), where, 2))
+        signals.append(F.conv_transpose2d(signal * gain.view(-1, 1, 1), weight, padding=1).movedim(1, -1))
+    found, projected = project(network, "convolution.0", x, every(network, "convolution.0", len(x)))
+    assert (list(convolutions(network)), found.space) == (["convolution.0"], (4, 4))
     torch.testing.assert_close(found.values, features.flatten(2).amax(-1))
     torch.testing.assert_close(projected, torch.stack(signals, 1), rtol=1e-12, atol=1e-12)
     assert (projected != 0).any()

@@ -28,6 +28,11 @@ def inquiry(bench: Any) -> Inquiry:
     return Inquiry(bench.model(material, bench.train(material)), material)
 
 
+def untrained(bench: Any, dataset: str, architecture: dict[str, Any]) -> Inquiry:
+    material = bench.material(dataset, architecture=architecture, epochs=1, max_steps=1)
+    return Inquiry(bench.model(material, bench.train(material)), material)
+
+
 def test_features_are_the_first_filters_and_the_rows_of_the_strongest_channels(inquiry: Inquiry) -> None:
     found = features(inquiry)
     assert found is not None
@@ -58,9 +63,32 @@ def test_windows_hold_all_that_is_reached_and_have_one_size() -> None:
     assert module._cut(rows, rows, np.zeros_like(reached), 2)[0].shape == rows.shape, "what sees nothing is shown whole"
 
 
-def test_a_network_without_convolutions_has_none(bench: Any) -> None:
-    material = bench.material("digits", architecture={"type": "mlp", "hidden": [4]}, epochs=1)
-    assert features(Inquiry(bench.model(material, bench.train(material)), material)) is None
+@pytest.mark.parametrize(
+    ("architecture", "layer"),
+    [
+        ({"type": "mlp", "hidden": [40]}, "hidden.0"),
+        ({"type": "mlp", "hidden": []}, "head.label"),
+        ({"type": "layers", "layers": [{"type": "flatten"}, {"type": "linear", "width": 5}]}, "linear.0"),
+    ],
+)
+def test_filters_of_a_dense_net_are_what_its_units_weigh_pixels_by(bench: Any, architecture: dict[str, Any], layer: str) -> None:
+    """A filter's products with a row are what the layer makes of it, biases left out."""
+    inquiry = untrained(bench, "digits", architecture)
+    found, network = features(inquiry), inquiry.model.networks[0]
+    assert found is not None
+    assert (found.layer, found.filters.shape[1:], found.sights) == (layer, (8, 8), [])
+    pixels = torch.eye(64, dtype=torch.float32)
+    (linear,) = (module for module in network.layers()[layer].modules() if isinstance(module, torch.nn.Linear))
+    answers = (linear(pixels) - linear.bias).T.detach().numpy()
+    np.testing.assert_allclose(found.filters.reshape(-1, 64), answers[: len(found.filters)], atol=1e-6)
+    assert len(found.filters) == min(32, linear.out_features)
+    assert f"filters of {layer}" in texts(drawn(found))
+
+
+def test_what_reads_no_pixels_has_no_filters(bench: Any) -> None:
+    assert features(untrained(bench, "diabetes", {"type": "mlp", "hidden": [4]})) is None
+    pooled = [{"type": "max_pool"}, {"type": "flatten"}, {"type": "linear", "width": 5}]
+    assert features(untrained(bench, "digits", {"type": "layers", "layers": pooled})) is None
 
 
 def test_grey_is_nothing_and_colours_stay() -> None:

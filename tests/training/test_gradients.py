@@ -61,6 +61,22 @@ def test_norms_are_those_of_a_network_written_out(bench: Any) -> None:
     assert found == {"step": 3, "layers": pytest.approx(expected, rel=1e-4), "over_time": {}, "time_steps": []}
 
 
+def test_the_norm_of_a_layer_that_is_used_again_is_of_the_sum_over_its_uses(bench: Any) -> None:
+    linear, tanh = {"type": "linear", "width": 7}, {"type": "activation", "function": "tanh"}
+    layers = [{"type": "flatten"}, linear, tanh, linear, tanh, {"type": "share", "as": "linear.1"}]
+    material = bench.material("digits", architecture={"type": "layers", "layers": layers}, **FEW)
+    network = material.initial(0)
+    (found,) = moments(material, network, 3)
+    x, labels = rows_of(material)
+    parts = [*(network.trunk.steps[name].linear for name in ("linear.0", "linear.1")), network.heads[0]]
+    own = [[tensor.detach().double().requires_grad_(True) for tensor in (part.weight, part.bias)] for part in parts]
+    first, again, head = own
+    h = torch.tanh(F.linear(torch.tanh(F.linear(x.flatten(1), *first)), *again))
+    F.cross_entropy(F.linear(F.linear(h, *again), *head), labels).backward()
+    expected = {name: norm(tensor.grad for tensor in pair) for name, pair in zip(("linear.0", "linear.1", "head.label"), own, strict=True)}
+    assert found["layers"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_norms_over_time_are_those_of_an_unrolled_network(bench: Any, cell: str) -> None:
     """By what each layer reads at a step, the norms of rows' own losses, their mean; and as differences have it."""

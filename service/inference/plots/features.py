@@ -23,7 +23,8 @@ Floats = NDArray[np.float32]
 def features(found: Features) -> bytes:
     """Filters on top; of each layer a line of rows over one of their projections. Grey is 0 in filters and projections."""
     lines = -(-len(found.filters) // ACROSS)
-    heights = [0.5 * lines, *(_height(sight, found.axes) for sight in found.sights)]
+    tall, wide = tile(found.filters[0], found.axes).shape[:2]
+    heights = [min(0.5, tall / wide * WIDTH / ACROSS) * lines, *(_height(sight, found.axes) for sight in found.sights)]
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]

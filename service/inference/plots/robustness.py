@@ -42,13 +42,14 @@ def robustness(result: Found, examples: Sequence[Example] = (), span: tuple[floa
 
 
 def _curves(axes: Axes, result: Found) -> None:
-    """Each attack's accuracy, or error, with the worst case and its interval; severities have a scale of their own and are left out."""
+    """Each attack's accuracy, or error; the worst case and what is verified, with intervals. Severities, another scale, are left out."""
     measure = "accuracy" if "accuracy" in result["clean"] else "rmse"
     within = [attack for attack in result["attacks"] if "epsilon" in attack["curve"][0]]
     for i, attack in enumerate(within):
         points = attack["curve"]
         name = f"{attack['type']} {attack.get('norm', '')}".strip()
         axes.plot([p["epsilon"] for p in points], [p[measure] for p in points], color=BLUE, linestyle=DASHES[i % 4], label=name)
+    axes.axhline(result["clean"][measure], color=ORANGE, linestyle=":", linewidth=1.2, label="clean", gid="clean")
     worst = result["worst_case"]
     at = [point["epsilon"] for point in worst]
     axes.plot(at, [point[measure] for point in worst], "o-", color=ORANGE, markersize=3.5, label="worst case", gid="worst-case")
@@ -56,7 +57,8 @@ def _curves(axes: Axes, result: Found) -> None:
         if attack not in within:
             axes.axhline(attack["curve"][2][measure], color=INK, linewidth=0.8, alpha=0.6, label=f"{attack['type']}, severity 3")
     if measure == "accuracy":
-        axes.fill_between(at, [p["low"] for p in worst], [p["high"] for p in worst], color=ORANGE, alpha=0.2, linewidth=0, gid="interval")
+        _interval(axes, worst, ORANGE, "interval")
+        _verified(axes, result.get("certified"))
         _, counts = np.unique(result["per_row"]["label"], return_counts=True)
         axes.axhline(counts.max() / counts.sum(), color=INK, linestyle=(0, (4, 3)), linewidth=1.0, label="chance", gid="chance")
         axes.set_ylim(0, 1.02)
@@ -64,6 +66,21 @@ def _curves(axes: Axes, result: Found) -> None:
     axes.set(xlabel="epsilon", ylabel=measure)
     axes.set_title(f"{result['rows']} rows of {result['split']} under attack: {verdict}")
     axes.legend(loc="best", fontsize=8)
+
+
+def _verified(axes: Axes, certified: Found | None) -> None:
+    """The accuracy that no perturbation takes away; what lies between it and the worst case nobody knows."""
+    curve = None if certified is None else certified["curve"]
+    if certified is None or curve is None:
+        return
+    at, shares = ([point[key] for point in curve] for key in ("epsilon", "accuracy"))
+    axes.plot(at, shares, "s-", color=INK, markersize=3.5, label=f"verified, {certified['norm']}", gid="verified")
+    _interval(axes, curve, INK, "verified-interval")
+
+
+def _interval(axes: Axes, points: Sequence[Found], color: str, name: str) -> None:
+    at, low, high = ([point[key] for point in points] for key in ("epsilon", "low", "high"))
+    axes.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0, gid=name)
 
 
 def _classes(axes: Axes, result: Found) -> None:
