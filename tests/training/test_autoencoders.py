@@ -172,7 +172,7 @@ def names_of(model: Any) -> list[str]:
 
 def test_members_masks_and_intervals_have_the_form_of_rows(bench: Any, mixed: Any) -> None:
     net = {"type": "autoencoder", "hidden": [8], "code": 3, "dropout": 0.2}
-    made = bench.material("mixed", architecture=net, **WHOLE, epochs=2, ensemble={"size": 2})
+    made = bench.material(bench.table("mixed", MIXED), architecture=net, **WHOLE, epochs=2, ensemble={"size": 2})
     model = bench.model(made, bench.train(made, 0), bench.train(made, 1))
     x = torch.from_numpy(made.inputs[:3])
     found = predict(model, x, Asking().axes(model), parts=("members", "interval", "uncertainty", "error"))["input"]
@@ -331,7 +331,9 @@ def test_a_column_that_is_declared_a_target_is_an_input_where_it_is_asked_for(be
 
 def test_pictures_of_an_ensemble_over_a_constant_column(bench: Any) -> None:
     """Members agree on it to the last bit, so that its standard deviation is 0."""
-    made = bench.material("mixed", architecture=CODER, epochs=2, split={"test": 0.3, "validation": 0.2}, ensemble={"size": 2})
+    made = bench.material(
+        bench.table("mixed", MIXED), architecture=CODER, epochs=2, split={"test": 0.3, "validation": 0.2}, ensemble={"size": 2}
+    )
     inquiry = Inquiry(bench.model(made, bench.train(made, 0), bench.train(made, 1)), made)
     kept = {"best": 1.0, "best_epoch": 1, "best_step": 1, "stopped_epoch": 2, "stopped_step": 2, "stop_reason": "epochs"}
     summaries = [{"member": i, **kept} for i in (0, 1)]
