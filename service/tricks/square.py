@@ -70,16 +70,18 @@ class Square(Perturbation):
     def _proposal(self, delta: Tensor, covered: float, generator: torch.Generator, box: Box) -> Tensor:
         """A perturbation in the ball that differs from the last one within one window, or two."""
         # One sign per window, and per channel of [N, H, W, C].
-        signs = _signs(delta.shape if delta.ndim < 3 else (len(delta), 1, 1, *delta.shape[3:]), generator, delta)
+        each = delta.shape if delta.ndim < 3 else (len(delta), 1, 1, *delta.shape[3:])
         if self.norm == "linf":
-            return torch.where(_window(delta, covered, generator), signs * self.epsilon, delta)
+            window = _entries(delta, covered, generator) if delta.ndim < 3 else Windows.drawn(delta, covered, generator).inside()
+            return torch.where(window, _signs(each, generator, delta) * self.epsilon, delta)
         if delta.ndim < 3:
             window, other = (_entries(delta, covered, generator) for _ in range(2))
             pattern = torch.rand(delta.shape, generator=generator, device=delta.device).to(delta.dtype) * window
         else:
             place, second = (Windows.drawn(delta, covered, generator, pyramids=True) for _ in range(2))
             window, other, pattern = place.inside(), second.inside(), place.pyramids(generator)
-        return self._relocated(delta, window, window | other, box.free(pattern * signs))
+        pattern = box.free(pattern * _signs(each, generator, delta))
+        return self._relocated(delta, window, window | other, pattern)
 
     def _relocated(self, delta: Tensor, window: Tensor, emptied: Tensor, pattern: Tensor) -> Tensor:
         """The length within `emptied`, and what the ball has left, go to the window: there lies what was there plus the pattern.
@@ -105,11 +107,6 @@ class Square(Perturbation):
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     return torch.randint(0, 2, shape, generator=generator, device=like.device).to(like.dtype) * 2 - 1
-
-
-def _window(like: Tensor, covered: float, generator: torch.Generator) -> Tensor:
-    """A window per row, as booleans that broadcast against [N, ...]: a square of an image's two sides, else any entries."""
-    return _entries(like, covered, generator) if like.ndim < 3 else Windows.drawn(like, covered, generator).inside()
 
 
 def _entries(like: Tensor, covered: float, generator: torch.Generator) -> Tensor:
