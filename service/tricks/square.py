@@ -1,6 +1,5 @@
 """The square attack: random search on the margin alone, without a gradient (Andriushchenko et al. 2020)."""
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from service.tricks.norms import rows
 from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, value_of
+from service.tricks.windows import Windows, tiles
 
 SHARE = 0.8
 """Of the entries that the first windows cover."""
@@ -24,8 +24,9 @@ def share(query: int, queries: int) -> float:
 class Square(Perturbation):
     """Random search on scores alone: what resists it as little as a gradient hides no gradient.
 
-    linf: a window of entries goes to +-epsilon. l2, l1: a window takes the length that a second one and the rest of the
-    ball leave to it, in a random direction. Windows are squares of an image, and any entries of a table.
+    linf: a window of entries goes to +-epsilon. l2, l1: a window takes the length of its own, of a second one and of what the
+    ball has left, and adds a pattern to what lies there: two pyramids of opposite signs in an image, random sizes in a table.
+    Windows are squares of an image, and any entries of a table.
     """
 
     type: Literal["square"] = "square"
@@ -41,13 +42,12 @@ class Square(Perturbation):
     def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
         """The first point that breaks a row, else the one with the largest margin."""
         generator, loss_of = self.generator(x), loss_of.under("margin")
-        signs = _signs(x.shape, generator, x)
-        result = x.clone()
+        first, result = self._first(x, generator), x.clone()
         alive = (~value_of(x, loss_of)[1]).nonzero().squeeze(1)
         if not len(alive):
             return Attacked(result)
         origin, loss = x[alive], loss_of.only(alive)
-        best = box.apply(origin, self.stretched(box.free(signs[alive])))
+        best = box.apply(origin, self.stretched(box.free(first[alive])))
         values, broken = value_of(best, loss)
         for query in range(1, self.queries + 1):
             if bool(broken.any()):
@@ -63,37 +63,54 @@ class Square(Perturbation):
         result[alive] = best
         return Attacked(result)
 
+    def _first(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Where the search begins, up to its length: a sign for each entry, or tiles where an image's length is to be shared."""
+        return _signs(x.shape, generator, x) if self.norm == "linf" or x.ndim < 3 else tiles(x, generator)
+
     def _proposal(self, delta: Tensor, covered: float, generator: torch.Generator, box: Box) -> Tensor:
         """A perturbation in the ball that differs from the last one within one window, or two."""
-        window = _windows(delta, covered, generator)
         # One sign per window, and per channel of [N, H, W, C].
-        signs = _signs(delta.shape if delta.ndim < 3 else (len(delta), 1, 1, *delta.shape[3:]), generator, delta)
+        each = delta.shape if delta.ndim < 3 else (len(delta), 1, 1, *delta.shape[3:])
         if self.norm == "linf":
-            return torch.where(window, signs * self.epsilon, delta)
-        emptied = delta.masked_fill(window | _windows(delta, covered, generator), 0.0)
-        pattern = box.free(torch.rand(delta.shape, generator=generator, device=delta.device).to(delta.dtype) * signs * window)
-        rest, length, power = self.ball.length(emptied), self.ball.length(pattern), 2.0 if self.norm == "l2" else 1.0
-        left = (self.epsilon**power - rest**power).clamp(min=0) ** (1 / power)
-        moved = emptied + pattern * rows(left / torch.where(length > 0, length, torch.ones_like(length)), pattern)
-        return self.ball.project(moved, self.epsilon)
+            window = _entries(delta, covered, generator) if delta.ndim < 3 else Windows.drawn(delta, covered, generator).inside()
+            return torch.where(window, _signs(each, generator, delta) * self.epsilon, delta)
+        if delta.ndim < 3:
+            window, other = (_entries(delta, covered, generator) for _ in range(2))
+            pattern = torch.rand(delta.shape, generator=generator, device=delta.device).to(delta.dtype) * window
+        else:
+            place, second = (Windows.drawn(delta, covered, generator, pyramids=True) for _ in range(2))
+            window, other, pattern = place.inside(), second.inside(), place.pyramids(generator)
+        pattern = box.free(pattern * _signs(each, generator, delta))
+        return self._relocated(delta, window, window | other, pattern)
+
+    def _relocated(self, delta: Tensor, window: Tensor, emptied: Tensor, pattern: Tensor) -> Tensor:
+        """The length within `emptied`, and what the ball has left, go to the window: there lies what was there plus the pattern.
+
+        Shares are per channel (ibid., algorithm 3); everything is counted in epsilons, lest squares leave float32.
+        """
+        power = 2 if self.norm == "l2" else 1
+        axes = (1, 2) if delta.ndim > 2 else (1,)
+
+        def lengths(part: Tensor) -> Tensor:
+            return part.abs().pow(power).sum(axes, keepdim=True)
+
+        def unit(part: Tensor) -> Tensor:
+            length = lengths(part) ** (1 / power)
+            return part / torch.where(length > 0, length, torch.ones_like(length))
+
+        scaled = delta / max(self.epsilon, 1e-30)
+        share_of, total = lengths(scaled * emptied), lengths(scaled)
+        spare = (1 - total.flatten(1).sum(1)).clamp(min=0) / total[0].numel()
+        fresh = unit(unit(pattern) + unit(scaled * window)) * (share_of + rows(spare, total)) ** (1 / power)
+        return self.ball.project((scaled.masked_fill(emptied, 0.0) + fresh) * self.epsilon, self.epsilon)
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     return torch.randint(0, 2, shape, generator=generator, device=like.device).to(like.dtype) * 2 - 1
 
 
-def _windows(like: Tensor, covered: float, generator: torch.Generator) -> Tensor:
-    """A window per row, as booleans that broadcast against [N, ...]: a square of an image's two sides, else any entries."""
-    if like.ndim < 3:
-        count = max(1, round(covered * like.shape[1]))
-        order = torch.rand(like.shape, generator=generator, device=like.device)
-        return order <= order.kthvalue(count, dim=1, keepdim=True).values
-    inside = torch.ones(1, dtype=torch.bool, device=like.device)
-    area = like.shape[1] * like.shape[2]
-    for axis in (1, 2):
-        extent = like.shape[axis]
-        side = max(1, min(round(math.sqrt(covered * area)), extent))
-        first = torch.randint(0, extent - side + 1, (len(like),), generator=generator, device=like.device)
-        places = torch.arange(extent, device=like.device).view([-1 if i == axis else 1 for i in range(like.ndim)])
-        inside = inside & (places >= rows(first, like)) & (places < rows(first + side, like))
-    return inside
+def _entries(like: Tensor, covered: float, generator: torch.Generator) -> Tensor:
+    """Any entries of each row of a table [N, F], as booleans."""
+    count = max(1, round(covered * like.shape[1]))
+    order = torch.rand(like.shape, generator=generator, device=like.device)
+    return order <= order.kthvalue(count, dim=1, keepdim=True).values
