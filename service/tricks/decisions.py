@@ -89,7 +89,9 @@ def best_threshold(second: Floats, labels: NDArray[np.int64]) -> float | None:
     false = np.append(np.cumsum(alarms[::-1])[::-1], 0)
     # In whole numbers, so that equals are equal.
     gains = true * downs - false * ups
-    places = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2, [1.0]])
+    # What lies midway between neighbours that have no number between them may be the lower one.
+    between = np.maximum((values[1:] + values[:-1]) / 2, np.nextafter(values[:-1], 2))
+    places = np.concatenate([[0.0], between, [1.0]])
     # A threshold of 1 is met by a probability of 1: never saying the second class is none of the choices then.
     gains = gains[:-1] if values[-1] >= 1 else gains
     best = np.flatnonzero(gains == gains.max())

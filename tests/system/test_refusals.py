@@ -68,7 +68,12 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"augmentation": [{"type": "shear"}]}, "unknown-choice", "/augmentation/0/type"),
     ({"dataset": "diabetes", "augmentation": [{"type": "rotate", "degrees": 5.0}]}, "inconsistent-spec", "/augmentation/0/type"),
     ({"dataset": "diabetes", "augmentation": [{"type": "mixup"}, {"type": "cutmix"}]}, "inconsistent-spec", "/augmentation/1/type"),
-    ({"adversarial_training": {"method": "ibp", "epsilon": 1.0}}, "unknown-choice", "/adversarial_training/method"),
+    ({"adversarial_training": {"method": "free", "epsilon": 1.0}}, "unknown-choice", "/adversarial_training/method"),
+    (
+        {"dataset": "diabetes", "adversarial_training": {"method": "ibp", "epsilon": 1.0}, "targets": [{"name": "progression", "loss": "nll"}]},
+        "inconsistent-spec",
+        "/adversarial_training/method",
+    ),
     ({"adversarial_training": {"epsilon": 1.0}}, "validation-error", "/adversarial_training/method"),
     ({"adversarial_training": {"method": "noise", "std": 1.0, "epsilon": 1.0}}, "unknown-field", "/adversarial_training/epsilon"),
     (

@@ -78,7 +78,7 @@ def test_a_decision_and_sample_weights_go_the_whole_way(desk: Desk) -> None:
     for wrong, pointer in (
         ({**spec, "features": {"weight": "b"}}, "/features/weight"),
         ({**spec, "features": {"weight": "y"}}, "/features/weight"),
-        ({**spec, "targets": [{"name": "y", "class_weights": {"maybe": 2}}]}, "/targets/0/class_weights"),
+        ({**spec, "targets": [{"name": "y", "class_weights": {"maybe": 2}}]}, "/targets/0/class_weights/maybe"),
         ({**spec, "targets": [{"name": "y", "decision": {"costs": [[0]]}}]}, "/targets/0/decision/costs"),
         ({**spec, "split": {"test": 0.2}}, "/targets/0/decision/threshold"),
         ({**spec, "targets": [{"name": "a", "output": "tanh"}]}, "/targets/0/output"),

@@ -40,6 +40,7 @@ def test_the_threshold_is_the_best_of_all(rows: list[tuple[float, int]]) -> None
 def test_of_equal_thresholds_the_nearest_to_a_half_is_taken() -> None:
     assert best_threshold(np.array([0.1, 0.2, 0.45, 0.6, 0.9]), np.array([0, 0, 0, 1, 1])) == pytest.approx(0.525)
     assert best_threshold(np.array([0.1, 0.2]), np.array([0, 1])) == pytest.approx(0.15)
+    assert best_threshold(np.array([0.0, 5e-324]), np.array([0, 1])) == 5e-324, "nothing lies between"
 
 
 def test_costs_choose_what_costs_least_on_average() -> None:

@@ -64,8 +64,8 @@ class Shard:
 
     def _runs(self, saved: Saved | None) -> Iterator[Run]:
         """First all first phases, so that whoever is stopped has something to keep; then the second ones, member by member."""
-        for group in self._groups():
-            run = start(self.material, group, self.device, stacked=len(group) > 1)
+        for group, stacked in self._groups():
+            run = start(self.material, group, self.device, stacked=stacked)
             self._resume(run, saved, "training")
             yield run
         for summary in list(self.waiting):
@@ -93,12 +93,16 @@ class Shard:
             self.link.log(f"{_named(run)} trains on validation rows too, {steps} steps{until}")
         return run
 
-    def _groups(self) -> list[tuple[int, ...]]:
-        """The members still to be trained, as many side by side as the engine has it; who is done leaves no gap behind."""
+    def _groups(self) -> list[tuple[tuple[int, ...], bool]]:
+        """The members still to be trained, as many side by side as the engine has it; who is done leaves no gap behind.
+
+        With each group whether it is a stack, which it stays when one member is left: so its checkpoints have it.
+        """
         members, done = self.assignment.members, {summary["member"] for summary in (*self.done, *self.waiting)}
         size = self.assignment.stack if stackable(build(self.material, None)) else 1
-        groups = [tuple(m for m in members[at : at + size] if m not in done) for at in range(0, len(members), size)]
-        return [group for group in groups if group]
+        together = [members[at : at + size] for at in range(0, len(members), size)]
+        groups = [(tuple(m for m in group if m not in done), len(group) > 1) for group in together]
+        return [(left, stacked) for left, stacked in groups if left]
 
     def _train(self, run: Run) -> bool:
         """Train a group to its end; False when the worker drains."""
