@@ -70,7 +70,11 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"dataset": "diabetes", "augmentation": [{"type": "mixup"}, {"type": "cutmix"}]}, "inconsistent-spec", "/augmentation/1/type"),
     ({"adversarial_training": {"method": "free", "epsilon": 1.0}}, "unknown-choice", "/adversarial_training/method"),
     (
-        {"dataset": "diabetes", "adversarial_training": {"method": "ibp", "epsilon": 1.0}, "targets": [{"name": "progression", "loss": "nll"}]},
+        {
+            "dataset": "diabetes",
+            "adversarial_training": {"method": "ibp", "epsilon": 1.0},
+            "targets": [{"name": "target", "loss": "gaussian_nll"}],
+        },
         "inconsistent-spec",
         "/adversarial_training/method",
     ),
