@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 
 from benchmarks.service import DATA, Answer, present, report, service
+from benchmarks.uci import finished
 
 RESNET: dict[str, Any] = {"type": "resnet", "depth": 20}
 NETS: dict[str, dict[str, Any]] = {
@@ -39,15 +40,6 @@ def upload_cifar(http: httpx2.Client) -> None:
     if answer.status_code != 201:
         raise SystemExit(answer.text)
     print(f"{answer.json()['splits']}, {answer.json()['fields'][0]['shape']}", flush=True)
-
-
-def finished(http: httpx2.Client, job: Answer) -> Answer:
-    """The job at its end, which has to be a success."""
-    while not job["done"]:
-        job = http.get(f"/api/v1/jobs/{job['id']}", params={"wait": 30, "since": job["version"]}).json()
-    if job["state"] != "succeeded":
-        raise SystemExit(json.dumps(job["error"]))
-    return job
 
 
 def main() -> None:

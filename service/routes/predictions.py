@@ -1,5 +1,6 @@
 """Predictions, attacks and projections at once: rows in, columns out."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -91,21 +92,21 @@ def _check_smoothed(model: Model, axes: Axes, asked: PredictRequest, most: int) 
 @router.post(PATH + "/{ref}/attack", response_model=AttackAnswer, openapi_extra=body_of(AttackRequest))
 def attacked(ref: str, raw: Posted, services: ServicesHere, project: Project) -> Response:
     """Rows moved against the deployed predictor, and what it says of them then."""
-    row = find(services, project, ref)
-    asked = _read(AttackRequest, raw)
-    model = services.shelf.get(row.id, row.files)
-    answer = attacking.answer(model, asked, most_rows=services.settings.max_rows)
-    return Response(orjson.dumps({"model": row.id, "name": row.name, "version": row.version, **answer}), media_type="application/json")
+    return _answered(AttackRequest, attacking.answer, ref, raw, services, project)
 
 
 @router.post(PATH + "/{ref}/project", response_model=ProjectionAnswer, openapi_extra=body_of(ProjectRequest))
 def projected(ref: str, raw: Posted, services: ServicesHere, project: Project) -> Response:
     """The strongest units of a convolution on rows, projected back to what they saw there."""
+    return _answered(ProjectRequest, projecting.answer, ref, raw, services, project)
+
+
+def _answered(kind: type[Any], answer: Callable[..., Any], ref: str, raw: Posted, services: ServicesHere, project: Project) -> Response:
+    """What the model says to a request of that kind."""
     row = find(services, project, ref)
-    asked = _read(ProjectRequest, raw)
-    model = services.shelf.get(row.id, row.files)
-    answer = projecting.answer(model, asked, most_rows=services.settings.max_rows)
-    return Response(orjson.dumps({"model": row.id, "name": row.name, "version": row.version, **answer}), media_type="application/json")
+    asked = _read(kind, raw)
+    said = answer(services.shelf.get(row.id, row.files), asked, most_rows=services.settings.max_rows)
+    return Response(orjson.dumps({"model": row.id, "name": row.name, "version": row.version, **said}), media_type="application/json")
 
 
 def _affordable(model: Model, axes: Axes, asked: PredictRequest, rows: int) -> None:
