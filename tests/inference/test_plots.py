@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from service.data.columns import Columns
 from service.data.ingest import ingest
@@ -17,7 +18,7 @@ from service.inference.material import Material, prepare
 from service.inference.measuring import Inquiry
 from service.inference.model import Model, serving
 from service.inference.plots import all_plots, confusion_matrix, coverage, learning_curves, quantile_coverage, reliability
-from service.inference.plots.canvas import label, thin
+from service.inference.plots.canvas import label, picture, thin
 from service.inference.plots.curves import log_helps
 from service.resolving import Source, resolve
 from service.settings import Settings
@@ -296,3 +297,15 @@ def test_equal_inputs_give_equal_bytes_whatever_the_machine_is_set_to(tmp_path: 
 def test_the_service_does_not_load_matplotlib() -> None:
     program = "import sys, service.app; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)
+
+
+def test_room_is_made_for_long_labels() -> None:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_yticks([0, 1], ["a class of a long name", "b"])
+        axes.set_ylabel("class")
+
+    drawn = ET.fromstring(picture(draw, height=3))
+    places = {text.text: float(text.attrib["x"]) for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert 0 < places["class"] < 20, "the axis's name stands at the left edge, inside"
+    assert places["a class of a long name"] > 100, "which ends where the axis begins"

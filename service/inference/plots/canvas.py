@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 INK = "#747b86"
@@ -54,8 +55,10 @@ def picture(draw: Callable[[Figure], None], *, height: float, width: float = WID
     with style.context(["default", STYLE]), warnings.catch_warnings():
         # The reader's fonts draw the letters; that ours lack some only makes their width a guess.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height))
         draw(figure)
+        # By hand: a figure that owns a layout engine is laid out and drawn twice, which is most of what publishing a small model costs.
+        ConstrainedLayoutEngine().execute(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 

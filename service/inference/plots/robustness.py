@@ -96,7 +96,7 @@ def _classes(axes: Axes, result: Found) -> None:
     axes.set_yticks(range(len(names)), [label(name, 10) for name in names], fontsize=7)
     axes.grid(visible=False)
     axes.set(xlabel="epsilon", title="Accuracy in the worst case, by class")
-    axes.figure.colorbar(shown, ax=axes)
+    axes.figure.colorbar(shown, ax=axes, use_gridspec=False)
 
 
 def _distances(axes: Axes, result: Found) -> None:
