@@ -37,7 +37,7 @@ def run(kind: str, *, jobs: int, kills: int, seed: int) -> bool:
                     posted += 1
                 else:
                     time.sleep(0.05)
-        campaign.await_all(120)
+        campaign.await_all()
         verdict, seconds, left = campaign.verdict(), time.monotonic() - began, len(campaign.leftovers())
         campaign.close()
     struck = ", ".join(f"{what} {role} {count}" for (role, what), count in sorted(nemesis.struck.items()))

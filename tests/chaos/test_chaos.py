@@ -19,7 +19,7 @@ JOBS = int(os.environ.get("TEMPER_TEST_CHAOS_JOBS", "100"))
 LEASE_S = 3.0
 
 
-@pytest.mark.timeout(90 + 2 * SECONDS + 1.5 * JOBS)
+@pytest.mark.timeout(300 + 2 * SECONDS + 4 * JOBS)
 @pytest.mark.parametrize("kind", ["embedded", "separate"])
 def test_nothing_is_lost_doubled_or_wrong(open_stack: Callable[..., Stack], kind: str, record_property: Callable[..., None]) -> None:
     seed = int(os.environ.get("TEMPER_TEST_CHAOS_SEED", secrets.randbelow(10**6)))
@@ -32,7 +32,7 @@ def test_nothing_is_lost_doubled_or_wrong(open_stack: Callable[..., Stack], kind
             campaign.submit_all(JOBS, 0.7 * SECONDS)
             while time.monotonic() - began < SECONDS and nemesis.is_alive():
                 time.sleep(0.2)
-        campaign.await_all(30 + JOBS)
+        campaign.await_all()
         verdict = campaign.verdict()
         campaign.close()
     struck = ", ".join(f"{what} {role} {count}" for (role, what), count in sorted(nemesis.struck.items()))
