@@ -7,6 +7,7 @@ every value of every factor meets every value of every other. `--jobs N` takes t
 import argparse
 import io
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import kill
 from signal import SIGKILL
@@ -20,7 +21,8 @@ from tests.system.desk import trainers
 from tests.training.covering import Row, covering_array, pairs_in, pairs_of
 from tests.training.factors import NAMES, job, refused
 
-ROWS, EPOCHS, PATIENCE_S = 400, 40, 120.0
+ROWS, EPOCHS = 400, 40
+LOOKED_AT, SAID_EVERY_S = 4, 60.0
 MODES = ("single", "weight_scaled", "monte_carlo", "ensemble")
 
 
@@ -49,36 +51,48 @@ def _post(http: httpx2.Client, file: str, content: bytes, schema: str | None = N
         raise SystemExit(answer.text)
 
 
-def submitted(http: httpx2.Client, row: Row, name: str) -> Answer:
-    """The job of a row, just posted."""
+def submitted(http: httpx2.Client, row: Row, name: str) -> str:
+    """The id of a row's job, just posted."""
     fields = {**job(row), "name": name, "epochs": EPOCHS, "limits": {"stall_s": 60}}
     answer = http.post("/api/v1/jobs", json=fields)
     if answer.status_code != 202:
         raise SystemExit(f"{row} was refused: {answer.text}")
-    found: Answer = answer.json()
-    return found
+    return str(answer.json()["id"])
 
 
-def waited(http: httpx2.Client, found: Answer) -> Answer:
-    """The job, done."""
-    while not found["done"]:
-        found = http.get(f"/api/v1/jobs/{found['id']}", params={"wait": 30, "since": found["version"]}).json()
-    return found
+def done(http: httpx2.Client, jobs: Sequence[str], seen: Callable[[str, Answer], None] = lambda *_: None) -> list[Answer]:
+    """The jobs, once all are done; `seen` is told of each that is not, again and again."""
+    found: dict[str, Answer] = {}
+    said = time.monotonic()
+    while len(found) < len(jobs):
+        # The queue is worked off in order: beyond the slots nothing runs that one has to look at.
+        for each in [each for each in jobs if each not in found][:LOOKED_AT]:
+            answer = http.get(f"/api/v1/jobs/{each}").json()
+            if answer["done"]:
+                found[each] = answer
+            else:
+                seen(each, answer)
+        if time.monotonic() - said > SAID_EVERY_S:
+            said = time.monotonic()
+            print(f"  {len(found)} of {len(jobs)}", flush=True)
+        time.sleep(0.02)
+    return [found[each] for each in jobs]
 
 
-def killed(http: httpx2.Client, pid: int, found: Answer) -> tuple[Answer, int]:
-    """The job, done, whose trainers were killed as soon as it had measured two epochs; and how many were."""
-    began, kills = time.monotonic(), 0
-    while not found["done"] and time.monotonic() - began < PATIENCE_S:
-        found = http.get(f"/api/v1/jobs/{found['id']}").json()
-        if found["progress"]["epoch"] >= 2 and not found["done"]:
-            for child in trainers(pid):
+class Killer:
+    """Kills all trainers at work as soon as a job that was not hit yet has measured two epochs."""
+
+    def __init__(self, pid: int) -> None:
+        self.hit: set[str] = set()
+        self._pid = pid
+
+    def __call__(self, job: str, answer: Answer) -> None:
+        """Looks at a job that is not done."""
+        if job not in self.hit and answer["progress"]["epoch"] >= 2:
+            self.hit.add(job)
+            for child in trainers(self._pid):
                 with suppress(ProcessLookupError):
                     kill(child, SIGKILL)
-                    kills += 1
-            break
-        time.sleep(0.01)
-    return waited(http, found), kills
 
 
 def digest(http: httpx2.Client, found: Answer) -> str | None:
@@ -115,25 +129,25 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=None)
     rows = covering_array(NAMES, refused(), most=parser.parse_args().jobs)
     wrong: list[Any] = []
-    kills = 0
-    with service(environment={"TEMPER_MAX_ATTEMPTS": "20"}) as (http, launched):
+    with service(environment={"TEMPER_MAX_ATTEMPTS": "1000"}) as (http, launched):
         assert launched.process is not None
         upload(http)
         wrong += refusals(http)
-        for i, row in enumerate(rows):
-            straight = waited(http, submitted(http, row, f"straight-{i}"))
-            again, met = killed(http, launched.process.pid, submitted(http, row, f"killed-{i}"))
-            kills += met > 0
-            print(f"{i + 1} of {len(rows)}: {straight['state']}, {again['state']} after {met} kills", flush=True)
-            if straight["state"] != "succeeded" or digest(http, straight) != digest(http, again):
-                wrong.append((row, straight["error"], again["error"]))
+        straight = done(http, [submitted(http, row, f"straight-{i}") for i, row in enumerate(rows)])
+        killer = Killer(launched.process.pid)
+        again = done(http, [submitted(http, row, f"killed-{i}") for i, row in enumerate(rows)], killer)
+        for row, one, other in zip(rows, straight, again, strict=True):
+            if one["state"] != "succeeded" or digest(http, one) != digest(http, other):
+                wrong.append((row, one["error"], other["error"]))
             else:
-                wrong += [(row, said) for said in asked(http, straight)]
+                wrong += [(row, said) for said in asked(http, one)]
     pairs = [pair for pair in pairs_of(NAMES) if pair not in refused()]
     seen = len(set().union(*map(pairs_in, rows)))
     for found in wrong:
         print(f"  {found}")
-    print(f"{len(rows)} jobs with {seen} of {len(pairs)} pairs, {len(refused())} pairs refused as declared; kills met {kills} jobs")
+    print(
+        f"{len(rows)} jobs with {seen} of {len(pairs)} pairs, {len(refused())} pairs refused as declared; kills met {len(killer.hit)} jobs"
+    )
     print(f"same SHA-256 as undisturbed, and every mode answers: {'holds' if not wrong else 'FALLS SHORT'}")
     raise SystemExit(bool(wrong))
 
