@@ -1,8 +1,8 @@
 """What the pages say is there, and what they show runs: jobs are validated, commands and Python blocks run against a real service.
 
 A fence's words say what becomes of its block: `json job` is posted to jobs:validate, `sh run` and `python run` are executed, page by
-page, in an empty folder, those of Python under a name where the fence says one (`python run reader.py`), so that later ones can import
-them; `json`, `sh`, `console` and `text` are only shown.
+page, in an empty folder, where `python reader.py` is a file of that name for others to import; `json`, `sh`, `console` and `text` are
+only shown.
 """
 
 import json
@@ -62,22 +62,17 @@ class Block(NamedTuple):
         return f"{self.page}:{self.line}"
 
     @property
-    def file(self) -> str:
-        """What a script is called."""
-        found = re.fullmatch(r"python run (\w+\.py)", self.words)
-        return found[1] if found else f"line{self.line}.py"
-
-    @property
-    def sort(self) -> str:
-        """The fence's words without a script's name."""
-        return self.words.removesuffix(f" {self.file}")
+    def file(self) -> str | None:
+        """The name of a file that others import."""
+        found = re.fullmatch(r"python (\w+\.py)", self.words)
+        return found[1] if found else None
 
 
 BLOCKS = [
     Block(page, text[: found.start()].count("\n") + 1, found[1], found[2]) for page, text in TEXTS.items() for found in FENCE.finditer(text)
 ]
 JOBS = [block for block in BLOCKS if block.words == "json job"]
-RUNNING = sorted({block.page for block in BLOCKS if block.sort in MARKED[1:]})
+RUNNING = sorted({block.page for block in BLOCKS if block.words in MARKED[1:]})
 
 
 def named(words: Iterator[str] | list[str] | set[str], text: str) -> list[str]:
@@ -87,7 +82,7 @@ def named(words: Iterator[str] | list[str] | set[str], text: str) -> list[str]:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
 def test_a_block_is_of_a_known_sort(block: Block) -> None:
-    assert block.sort in (*SHOWN, *MARKED), block.words
+    assert block.words in (*SHOWN, *MARKED) or block.file, block.words
     if block.words.startswith("json"):
         json.loads(block.text)
 
@@ -111,7 +106,7 @@ def program(block: Block, folder: Path) -> list[str]:
     """The command that runs a block; a script of Python is a file, as its reader would have it."""
     if block.words == "sh run":
         return ["bash", "-euo", "pipefail", "-c", block.text]
-    script = folder / block.file
+    script = folder / f"line{block.line}.py"
     script.write_text(block.text)
     return [sys.executable, str(script)]
 
@@ -122,7 +117,9 @@ def test_a_pages_commands_run(page: str, service: Launch, tmp_path: Path) -> Non
     (tmp_path / ".curlrc").write_text("fail-with-body\n")  # so that an error's status ends the block
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     told = {"PATH": path, "CURL_HOME": str(tmp_path), "TEMPER_URL": service.url, "TEMPER_DATA": str(service.data)}
-    for block in (block for block in BLOCKS if block.page == page and block.sort in MARKED[1:]):
+    for block in (block for block in BLOCKS if block.page == page and block.file):
+        (tmp_path / str(block.file)).write_text(block.text)
+    for block in (block for block in BLOCKS if block.page == page and block.words in MARKED[1:]):
         command = program(block._replace(text=block.text.replace(ADDRESS, service.url)), tmp_path)
         done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **told}, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 0, f"{block.name}\n{done.stdout}{done.stderr}"

@@ -19,7 +19,7 @@ from workers.training.publishing import _contents
 
 __all__ = ["datasets"]  # a fixture
 PAGE = (Path(__file__).parents[2] / "docs/export.md").read_text()
-BLOCKS = dict(re.findall(r"^```python run (\w+)\.py\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+BLOCKS = dict(re.findall(r"^```python (\w+)\.py\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 TRUNKS = {
     "mlp": ("reader", "perceptron"),
     "cnn": ("spatial", "cnn"),
