@@ -178,9 +178,7 @@ def _normalized(box: Interval, mean: Tensor, variance: Tensor, *, training: bool
     return Interval(center, F.batch_norm(box.radius, torch.zeros_like(mean), variance, weight.abs(), None, **rest))
 
 
-def _row_normalized(
-    box: Interval, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Interval:
+def _row_normalized(box: Interval, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Interval:
     """Layer norm over the last axis; of one point what it gives."""
     low, high = norm_bounds.normalized(box.center, box.radius, eps)
     point, still = F.layer_norm(box.center, shape, eps=eps), (box.radius == 0).all(-1, keepdim=True)

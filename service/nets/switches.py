@@ -39,7 +39,7 @@ def found(low: Tensor, high: Tensor, chosen: tuple[Tensor, Tensor], extent: int,
     """
     most, places = chosen
     axes = most.ndim - 2
-    windows = numbered(low.shape[2:], most.shape[2:], extent, stride)
+    windows = numbered(low.shape[2:], most.shape[2:], extent, stride).to(low.device)
     inside = windows >= 0
     possible = (high >= spread(most, windows)) & inside
     taken = torch.zeros_like(possible).flatten(-axes).scatter(-1, places.flatten(-axes), value=True).view_as(possible)
@@ -62,7 +62,8 @@ def numbered(extents: torch.Size, pooled: torch.Size, extent: int, stride: int) 
 def spread(values: Tensor, windows: Tensor) -> Tensor:
     """Each window's value [.., *pooled] at all its places [.., *S]; that of the first at places of none."""
     axes = windows.ndim
-    return values.flatten(-axes)[..., windows.flatten().clamp(min=0)].unflatten(-1, windows.shape)
+    at_places: Tensor = values.flatten(-axes)[..., windows.flatten().clamp(min=0)].unflatten(-1, windows.shape)
+    return at_places
 
 
 def _counts(held: Tensor, windows: Tensor) -> Tensor:
@@ -70,4 +71,6 @@ def _counts(held: Tensor, windows: Tensor) -> Tensor:
     axes, count = windows.ndim, int(windows.max()) + 1
     at = torch.where(windows >= 0, windows, count).flatten()
     sums = torch.zeros(*held.shape[:-axes], count + 1, dtype=torch.int64, device=held.device)
-    return sums.index_add(-1, at, held.flatten(-axes).to(torch.int64))[..., :count].unflatten(-1, (count, *[1] * (axes - 1)))
+    sums = sums.index_add(-1, at, held.flatten(-axes).to(torch.int64))
+    counts: Tensor = sums[..., :count].unflatten(-1, (count, *[1] * (axes - 1)))
+    return counts

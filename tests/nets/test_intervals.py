@@ -36,8 +36,8 @@ NETS: list[tuple[dict[str, Any], tuple[tuple[int, ...], str]]] = [
     ({"type": "conv_autoencoder", "channels": [4], "code": 5, "upsampling": "unpooling"}, IMAGE),
     ({"type": "layers", "layers": [LINEAR, {"type": "layer_norm"}, RELU, LINEAR]}, TABLE),
     ({"type": "layers", "layers": [CONVOLUTION, {"type": "layer_norm"}, RELU, POOL, CONVOLUTION]}, IMAGE),
-    *(({"type": "layers", "layers": [CONVOLUTION, {"type": kind, **windows}, CONVOLUTION, {"type": "unpool", "of": f"{kind}.0"}, CONVOLUTION]}, of)
-      for kind, windows, of in (("max_pool", {}, IMAGE), ("max_pool", {"kernel": 2, "stride": 3}, SEQUENCE), ("average_pool", {}, IMAGE))),
+    *(({"type": "layers", "layers": [CONVOLUTION, pool, CONVOLUTION, {"type": "unpool", "of": f"{pool['type']}.0"}, CONVOLUTION]}, of)
+      for pool, of in ((POOL, IMAGE), ({**POOL, "kernel": 2, "stride": 3}, SEQUENCE), ({"type": "average_pool"}, IMAGE))),
     *(({"type": "layers", "layers": [UP | {"kernel": kernel}, RELU, UP | {"kernel": kernel + 1, "groups": 2}]}, of)
       for kernel, of in ((2, IMAGE), (3, SEQUENCE))),
 ]  # fmt: skip
@@ -88,7 +88,9 @@ def test_bounds_hold_a_thousand_random_points(fields: dict[str, Any], of: tuple[
     assert float(logits.std(0).min()) > 0, "the points differ, and so does what is said of them"
 
 
-@pytest.mark.parametrize(("fields", "of"), [*NETS[:19:3], *NETS[19:]], ids=lambda part: " ".join(map(str, part.values())) if isinstance(part, dict) else "")
+@pytest.mark.parametrize(
+    ("fields", "of"), [*NETS[:19:3], *NETS[19:]], ids=lambda part: " ".join(map(str, part.values())) if isinstance(part, dict) else ""
+)
 def test_a_box_of_one_row_gives_its_outputs(fields: dict[str, Any], of: tuple[tuple[int, ...], str]) -> None:
     network, x = made(fields, of), rows(of)
     found, said = bounds.bounds(network, Interval(x, torch.zeros_like(x))), network(x)
