@@ -46,7 +46,9 @@ def reconstruction(spec: TrainSpec) -> Flaws:
     places = [i for i, target in enumerate(spec.targets or ()) if target.from_inputs]
     decodes, kind = spec.architecture.reconstructs, spec.architecture.type
     if decodes and not places:
-        yield Flaw("/targets", "inconsistent-spec", f"{kind} reconstructs its inputs: it needs a target of task reconstruction")
+        layer = spec.architecture.coder
+        what = kind if layer is None else f"a network with a layer called code (/architecture{layer})"
+        yield Flaw("/targets", "inconsistent-spec", f"{what} reconstructs its inputs: it needs a target of task reconstruction")
     for i in places[0 if not decodes else 1 :]:
         message = "the inputs are one target" if decodes else f"{kind} has no decoder; an autoencoder has"
         yield Flaw(f"/targets/{i}/task", "inconsistent-spec", message)

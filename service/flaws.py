@@ -1,5 +1,6 @@
 """From pydantic's validation errors to flaws: JSON pointers without union tags, stable codes, sentences that help."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -59,6 +60,11 @@ def cut(text: str, most: int = LONGEST) -> str:
     """The text with control and lone surrogate characters escaped, cut to at most that many characters."""
     shown = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text[: most + 1])
     return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def quoted(value: Any, most: int = 40) -> str:
+    """A value of a request as JSON has it, cut to at most that many characters."""
+    return cut(json.dumps(value, ensure_ascii=False, default=repr), most)
 
 
 def flaws_of(error: ValidationError, raw: Any, prefix: str = "", *, model: Any = None) -> list[Flaw]:

@@ -73,7 +73,9 @@ class Layers:
         said = ", ".join(sorted(chosen))
         if chosen & self._frozen or penalty.parameters == "all":
             return Flaw(where, CODE, f"it acts on {said}, which do not learn")
-        message = f"{said} have another layer's weights and none of their own; name that one, or parameters: all"
+        shared = self._network.saved > 0
+        other = "name the layer whose weights it uses, or " if shared else ""
+        message = f"it acts on weights, and {said} learns none of its own; {other}parameters: all takes gains and biases"
         return Flaw(f"{where}/layers", CODE, message)
 
     def _learns(self, penalty: Regularizer) -> bool:

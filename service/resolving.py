@@ -22,7 +22,7 @@ from service.layer_checks import Stored
 from service.nets import Architecture
 from service.nets.architecture import Drawing
 from service.nets.base import LayerInfo
-from service.nets.network import Network, NetworkSpec, Scale, weights_of
+from service.nets.network import Network, NetworkSpec, Scale, weighted
 from service.settings import Settings
 from service.spec import JobSpec, RobustnessSpec, TrainSpec
 from service.tricks import splits
@@ -279,8 +279,8 @@ def blueprint(spec: TrainSpec, source: Source, regularizers: tuple[Regularizer, 
 def _filled(spec: TrainSpec, source: Source, network: Network, batch: int) -> TrainSpec:
     """The spec with names, layers and numbers in place of what was left open."""
     everything = list(network.layers())
-    weighted = [name for name in everything if weights_of(network, [name], everything=False)]
-    regularizers = tuple(penalty.filled(everything if penalty.parameters == "all" else weighted) for penalty in spec.regularizers)
+    with_weights = weighted(network)
+    regularizers = tuple(penalty.filled(everything if penalty.parameters == "all" else with_weights) for penalty in spec.regularizers)
     name = spec.name or checks.as_name(source.name)
     return spec.model_copy(update={"name": name, "regularizers": regularizers, "batch_size": spec.batch_size or batch})
 

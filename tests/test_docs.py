@@ -1,7 +1,8 @@
 """What the pages say is there, and what they show runs: jobs are validated, commands and Python blocks run against a real service.
 
 A fence's words say what becomes of its block: `json job` is posted to jobs:validate, `sh run` and `python run` are executed, page by
-page, in an empty folder; `json`, `sh`, `console` and `text` are only shown.
+page, in an empty folder, where `python reader.py` is a file of that name for others to import; `json`, `sh`, `console` and `text` are
+only shown.
 """
 
 import json
@@ -60,6 +61,12 @@ class Block(NamedTuple):
     def name(self) -> str:
         return f"{self.page}:{self.line}"
 
+    @property
+    def file(self) -> str | None:
+        """The name of a file that others import."""
+        found = re.fullmatch(r"python (\w+\.py)", self.words)
+        return found[1] if found else None
+
 
 BLOCKS = [
     Block(page, text[: found.start()].count("\n") + 1, found[1], found[2]) for page, text in TEXTS.items() for found in FENCE.finditer(text)
@@ -75,7 +82,7 @@ def named(words: Iterator[str] | list[str] | set[str], text: str) -> list[str]:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
 def test_a_block_is_of_a_known_sort(block: Block) -> None:
-    assert block.words in (*SHOWN, *MARKED), block.words
+    assert block.words in (*SHOWN, *MARKED) or block.file, block.words
     if block.words.startswith("json"):
         json.loads(block.text)
 
@@ -110,6 +117,8 @@ def test_a_pages_commands_run(page: str, service: Launch, tmp_path: Path) -> Non
     (tmp_path / ".curlrc").write_text("fail-with-body\n")  # so that an error's status ends the block
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     told = {"PATH": path, "CURL_HOME": str(tmp_path), "TEMPER_URL": service.url, "TEMPER_DATA": str(service.data)}
+    for block in (block for block in BLOCKS if block.page == page and block.file):
+        (tmp_path / str(block.file)).write_text(block.text)
     for block in (block for block in BLOCKS if block.page == page and block.words in MARKED[1:]):
         command = program(block._replace(text=block.text.replace(ADDRESS, service.url)), tmp_path)
         done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **told}, capture_output=True, text=True, timeout=100, check=False)

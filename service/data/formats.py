@@ -37,8 +37,8 @@ class Origin(Value):
 
 def detect(path: Path, origin: Origin) -> Format:
     """The format of the content; raises UnsupportedMediaType for unknown content and for an origin that contradicts it."""
-    found = _content(path)
     extension = EXTENSIONS.get(PurePath(origin.filename.lower()).suffix)
+    found = _content(path) or ("images" if extension == "images" else "npz")
     if extension is not None and extension != found:
         raise UnsupportedMediaType(f"The file's name says {extension}, its content is {found}.")
     media_type = origin.media_type.partition(";")[0].strip().lower()
@@ -47,7 +47,8 @@ def detect(path: Path, origin: Origin) -> Format:
     return found
 
 
-def _content(path: Path) -> Format:
+def _content(path: Path) -> Format | None:
+    """What the content says; None of an archive that does not tell which of two it is."""
     with path.open("rb") as file:
         start = file.read(SNIFFED)
     magic = MAGIC.get(start[:4], "csv")
@@ -58,13 +59,15 @@ def _content(path: Path) -> Format:
     return magic
 
 
-def _archive(path: Path) -> Format:
-    """`npz` where every member is an array, else `images`; what is no archive is left to the reader to refuse."""
+def _archive(path: Path) -> Format | None:
+    """`npz` where every member is an array, else `images`; None of what is empty or no archive, which is left to a reader to refuse."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [member.filename for member in archive.infolist()]
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return "npz"
+        return None
+    if not names:
+        return None
     return "npz" if all(name.endswith(".npy") for name in names) else "images"
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.data.encoding import Encoding
 from service.errors import Flaw, Invalid, TooLarge, invalid
-from service.flaws import cut, pointer
+from service.flaws import pointer, quoted
 from service.inference import reconstructing
 from service.inference.aiming import LossOf, Predictor, aimed, check_attack
 from service.inference.asking import ask, networks_asked
@@ -165,9 +165,7 @@ def _values(wanted: list[Any], width: int, where: str) -> Tensor:
     """Rows [N, D] of a regression target's labels; a single output's may be plain numbers."""
     plain = [(i, value) for i, value in enumerate(wanted) if width == 1 and not isinstance(value, list)]
     flaws = [
-        Flaw(f"{where}/{i}", "wrong-type", f"a number is needed, not {cut(repr(value), 40)}")
-        for i, value in plain
-        if type(value) not in NUMBERS
+        Flaw(f"{where}/{i}", "wrong-type", f"a number is needed, not {quoted(value)}") for i, value in plain if type(value) not in NUMBERS
     ]
     if flaws:
         raise Invalid(flaws[:MOST_FLAWS])

@@ -13,7 +13,7 @@ from service.inference.boxes import placed, reach
 from service.inference.model import Model
 from service.inference.robustness import Subject
 from service.nets import bounds
-from service.nets.intervals import Interval
+from service.nets.intervals import Interval, Unbounded
 from service.tricks.attacks import AnyAttack, Corruption
 from service.tricks.modes import Axes
 
@@ -36,6 +36,17 @@ def refusal(model: Model, axes: Axes, attacks: Sequence[AnyAttack]) -> str | Non
         return f"{axes.dropout} averages over masks; weight_scaled is one function of the row"
     if all(isinstance(attack, Corruption) for attack in attacks):
         return "corruption has severities and no epsilon"
+    return _unbounded(model)
+
+
+@torch.no_grad()
+def _unbounded(model: Model) -> str | None:
+    """Which part of the network has no intervals, found with one row; None where all have."""
+    row = torch.zeros(1, *model.encoding.shape, dtype=torch.float64)
+    try:
+        bounds.features(model.precise(0), Interval(row, row))
+    except Unbounded as error:
+        return f"the network has no bounds: {error}"
     return None
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.data.encoding import ArrayInput, CategoricalInput, Encoding, Input
 from service.data.labels import number_text
 from service.errors import Flaw, Invalid, TooLarge, invalid
-from service.flaws import cut, pointer
+from service.flaws import cut, pointer, quoted
 from service.inference.image_text import image
 
 MOST_FLAWS = 20
@@ -97,7 +97,7 @@ def _entries(values: list[Any], kinds: set[type], where: str) -> Flaw | None:
     if set(map(type, values)) <= kinds:
         return None
     i = next(i for i, value in enumerate(values) if type(value) not in kinds)
-    return Flaw(f"{where}/{i}", "wrong-type", f"a number is needed, not {cut(repr(values[i]), 40)}")
+    return Flaw(f"{where}/{i}", "wrong-type", f"a number is needed, not {quoted(values[i])}")
 
 
 def finite(encoded: Floats, where: str) -> Floats:
@@ -171,7 +171,7 @@ def _value(value: Any, column: Input, encoding: Encoding, where: str) -> float:
     if value is None:
         return float("nan")
     if type(value) not in NUMBERS:
-        raise invalid(where, "wrong-type", f"a number is needed, not {cut(repr(value), 40)}")
+        raise invalid(where, "wrong-type", f"a number is needed, not {quoted(value)}")
     return float(value)
 
 

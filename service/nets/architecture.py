@@ -100,6 +100,11 @@ class Drawing(Value):
         return False
 
     @property
+    def coder(self) -> str | None:
+        """Which of its layers makes one that reconstructs do so, by its place within the architecture; None where that is its kind."""
+        return None
+
+    @property
     def normalizes(self) -> bool:
         """Whether it has batch norm, so that training and evaluation differ in more than dropout."""
         return False

@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RECTANGULAR = {"flatten", "unflatten", "view", "expand", "movedim", "unsqueeze", "squeeze", "transpose", "contiguous", "to", "mean"}
+from service.nets import norm_bounds, switches
+
+RECTANGULAR = {
+    "flatten", "unflatten", "view", "expand", "movedim", "narrow", "unsqueeze", "squeeze", "transpose", "contiguous", "to", "mean",
+}  # fmt: skip
 """Methods of a tensor that do with center and radius what they do with the tensor: they move entries, or average them."""
 DIPS: dict[Any, tuple[float, float]] = {F.gelu: (-0.7517915, -0.1699713), F.silu: (-1.2784645, -0.2784646)}
 """Functions that fall up to a point and rise from it: that point, and a number just below the value there."""
@@ -21,7 +25,7 @@ MONOTONE: set[Any] = {
 AVERAGES: set[Any] = {F.avg_pool1d, F.avg_pool2d, F.pad}
 """Functions that weigh entries by numbers of 0 and more."""
 SWITCHED: set[Any] = {F.max_pool1d_with_indices, F.max_pool2d_with_indices}
-"""Maxima with the places where they were found, which are those of the centers."""
+"""Maxima with the places where they may be."""
 PRODUCTS: set[Any] = {F.linear, F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d}
 """Functions of (x, weight, bias, …) that are linear in x."""
 
@@ -83,6 +87,10 @@ class Interval:
         """Ones like the entries."""
         return self.center.new_ones(*size)
 
+    def new_full(self, size: Any, value: float) -> Tensor:
+        """One number like the entries."""
+        return self.center.new_full(size, value)
+
     def view_as(self, other: "Interval") -> "Interval":
         """The same in another's shape."""
         return self.view(other.shape)
@@ -129,13 +137,15 @@ class Interval:
         if function in MONOTONE:
             return box.ends(lambda part: function(part, *rest, **kwargs))
         if function in SWITCHED:
-            return box.ends(lambda part: function(part, *rest, **kwargs)[0]), function(box.center, *rest, **kwargs)[1]
+            return _switched(function, box, *rest, **kwargs)
         if function in AVERAGES:
             return box.each(lambda part: function(part, *rest, **kwargs))
         if function in DIPS:
             return _dipped(function, box)
         if function is F.batch_norm:
             return _normalized(box, *rest, **kwargs)
+        if function is F.layer_norm:
+            return _row_normalized(box, *rest, **kwargs)
         raise Unbounded(f"no interval is known for {getattr(function, '__name__', function)}")
 
 
@@ -166,3 +176,23 @@ def _normalized(box: Interval, mean: Tensor, variance: Tensor, *, training: bool
         raise Unbounded("batch norm of a batch is no function of a row")
     center = F.batch_norm(box.center, mean, variance, weight, bias, **rest)
     return Interval(center, F.batch_norm(box.radius, torch.zeros_like(mean), variance, weight.abs(), None, **rest))
+
+
+def _row_normalized(box: Interval, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Interval:
+    """Layer norm over the last axis; of one point what it gives."""
+    low, high = norm_bounds.normalized(box.center, box.radius, eps)
+    point, still = F.layer_norm(box.center, shape, eps=eps), (box.radius == 0).all(-1, keepdim=True)
+    found = Interval.between(torch.where(still, point, low), torch.where(still, point, high))
+    found = found if weight is None else found * weight
+    return found if bias is None else found + bias
+
+
+def _switched(function: Any, box: Interval, extent: int, stride: int | None = None, **kwargs: Any) -> tuple[Interval, switches.Switches]:
+    """Maxima of windows, and the places where they may be."""
+    low, high, places = (function(part, extent, stride, **kwargs) for part in (box.low, box.high, box.center))
+    return Interval.between(low[0], high[0]), switches.found(box.low, box.high, (low[0], places[1]), extent, stride or extent)
+
+
+def unpooled(box: Interval, where: switches.Switches) -> Interval:
+    """Each value at a place where its pooling may have found the maximum: it or 0, and 0 where it cannot have."""
+    return Interval.between(where.placed(box.low, lambda ends: ends.clamp(max=0)), where.placed(box.high, lambda ends: ends.clamp(min=0)))

@@ -86,6 +86,8 @@ NamedLayer = Annotated[
 ]
 ResidualLayer.model_rebuild()
 Layers = tuple[NamedLayer, ...]
+MOST_LAYERS = 1024
+"""Of one network, those inside bridges included."""
 CODE = "code"
 """The layer of this name gives what heads read; what follows leads back to the inputs."""
 Kind = TypeVar("Kind", bound=Layer)
@@ -107,6 +109,14 @@ def passed(layers: Layers, before: Shape, placed: Earlier, pointer: str) -> Shap
 def _bounded(after: Shape) -> None:
     if math.prod(after) > MOST_NUMBERS:
         raise Unfit(f"it gives {shown(after)}, more than {MOST_NUMBERS} numbers for one row", code="cost-limit")
+
+
+def count(raw: Any) -> int:
+    """How many layers were sent, those inside bridges included."""
+    if not isinstance(raw, list | tuple):
+        return 0
+    inner = (layer[part] for layer in raw if isinstance(layer, Mapping) for part in ("layers", "shortcut") if part in layer)
+    return len(raw) + sum(map(count, inner))
 
 
 def christened(raw: Any, counts: dict[str, int] | None = None) -> Any:

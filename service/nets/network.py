@@ -263,11 +263,22 @@ def is_weight(network: Network, parameter: Tensor) -> bool:
     return parameter.ndim - (network.members is not None) >= 2
 
 
+def weighted(network: Network) -> list[str]:
+    """The named layers that have weights of their own: those of `weights_of`, all at once."""
+    layers = network.layers()
+    return [name for name, layer in layers.items() if any(is_weight(network, p) for p in _weights(layer))]
+
+
+def _weights(layer: nn.Module) -> list[Tensor]:
+    """A layer's parameters but gates."""
+    return [p for last, p in layer.named_parameters() if not last.endswith("log_alpha")]
+
+
 def weights_of(network: Network, layers: Sequence[str], *, everything: bool) -> list[Tensor]:
     """The parameters of named layers, each once: their weights, or everything but gates."""
     found = network.layers()
-    named = [(last, p) for name in layers for last, p in found[name].named_parameters() if not last.endswith("log_alpha")]
-    return list(dict.fromkeys(p for _, p in named if everything or is_weight(network, p)))
+    named = [p for name in layers for p in _weights(found[name])]
+    return list(dict.fromkeys(p for p in named if everything or is_weight(network, p)))
 
 
 def gates_of(network: Network, layers: Sequence[str]) -> list[Tensor]:

@@ -15,14 +15,27 @@ from service.nets.base import exported, linear
 from service.nets.convolution import Kernel, Start, convolution
 from service.nets.holding import Holding, Memory
 from service.nets.layer import Earlier, Making, Placed, Run, Shape, Unfit, Writing, channels_first, exported_reshape, shown
-from service.nets.layers import CODE, Layers, NamedLayer, ResidualLayer, check, christened, every, exported_steps, of_kind, passed
+from service.nets.layers import (
+    CODE,
+    MOST_LAYERS,
+    Layers,
+    NamedLayer,
+    ResidualLayer,
+    check,
+    christened,
+    count,
+    every,
+    exported_steps,
+    of_kind,
+    passed,
+)
 from service.nets.norm_layers import BatchNormLayer
 from service.nets.plain_layers import ActivationLayer, DropoutLayer, reshaped
 from service.nets.pooling_layers import MaxPoolLayer, UnpoolLayer
 from service.nets.upsampling import checkerboard
 from service.nets.weighted_layers import LinearLayer, TransposedConvolutionLayer
 from service.onnx.graph import Graph
-from service.tricks.choices import AtMost
+from service.tricks.choices import AtMost, refuse
 from service.tricks.dropout import Gate
 from service.values import ITEMS
 
@@ -38,7 +51,12 @@ class Sequential(Begun):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        return {**value, "layers": christened(value["layers"])} if isinstance(value, Mapping) and "layers" in value else value
+        if not isinstance(value, Mapping) or "layers" not in value:
+            return value
+        if (layers := count(value["layers"])) > MOST_LAYERS:
+            message = f"{layers} layers, bridged ones included; there may be at most {MOST_LAYERS}"
+            raise refuse("value-out-of-range", message, pointer="/layers")
+        return {**value, "layers": christened(value["layers"])}
 
     @model_validator(mode="after")
     def _refers(self) -> "Sequential":
@@ -48,6 +66,10 @@ class Sequential(Begun):
     @property
     def reconstructs(self) -> bool:
         return any(layer.name == CODE for layer in self.layers)
+
+    @property
+    def coder(self) -> str | None:
+        return f"/layers/{self.encoder - 1}" if self.reconstructs else None
 
     @property
     def encoder(self) -> int:

@@ -5,6 +5,7 @@ Features are [.., N, C, *S] with one or two axes of space.
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from service.nets.base import held
 from service.nets.convolution import HALVING, Conv1d, Conv2d, Kernel, Space, Start, extents_after, on_rows, toeplitz_entries
+from service.nets.intervals import Interval, unpooled
+from service.nets.switches import Switches
 from service.onnx.graph import Graph
 
 UP: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
@@ -96,11 +99,13 @@ def max_pool(x: Tensor, axes: int, window: Kernel = HALVING) -> tuple[Tensor, Te
     return values.unflatten(0, x.shape[: -axes - 1]), switches.unflatten(0, x.shape[: -axes - 1])
 
 
-def unpool(x: Tensor, switches: Tensor, extents: tuple[int, ...]) -> Tensor:
+def unpool(x: Tensor, switches: Tensor | Switches, extents: tuple[int, ...]) -> Tensor:
     """Each value at the place where its pooling found the maximum, zeros elsewhere: the pooling's transposed Jacobian (Zeiler 2014).
 
     Windows must not overlap: of two values at one place one would be lost.
     """
+    if isinstance(switches, Switches):
+        return cast(Tensor, unpooled(cast(Interval, x), switches))
     axes = len(extents)
     flat = x.new_zeros(*x.shape[:-axes], torch.Size(extents).numel())
     placed: Tensor = flat.scatter(-1, switches.flatten(-axes), x.flatten(-axes)).unflatten(-1, extents)

@@ -1,4 +1,4 @@
-"""Reading what people keep in files: specs and rows."""
+"""What people keep in files: specs and rows that are read, arrays that are written."""
 
 import csv
 import json
@@ -73,3 +73,14 @@ def _value(cell: str, number: bool) -> float | str | None:
     if cell.strip() in MISSING:
         return None
     return float(cell) if number else cell
+
+
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Writes arrays by name as an NPZ file of exactly that path."""
+    import numpy as np
+
+    try:
+        with path.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}") from error

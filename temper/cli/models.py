@@ -1,4 +1,4 @@
-"""Commands on models and datasets: models, predict, attack, download, datasets, upload."""
+"""Commands on models and datasets: models, predict, attack, project, download, datasets, upload."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from temper.cli.files import read_rows
+from temper.cli.files import read_rows, save_arrays
 from temper.cli.output import Format, FormatOption, show
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Mode = Annotated[str | None, typer.Option(help="single, weight_scaled, monte_car
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to the command line."""
-    for command in (predict, attack, models, download, datasets, upload):
+    for command in (predict, attack, project, models, download, datasets, upload):
         app.command()(command)
 
 
@@ -88,6 +88,42 @@ def attack(
     for line, success in zip(lines, answer.success, strict=True):
         line["success"] = success
     show(lines, list(lines[0]) if lines else ["row"], output)
+
+
+def project(
+    model: Reference,
+    layer: Annotated[str, typer.Argument(help="A convolution by its name, as conv.0.")],
+    file: File = None,
+    dataset: Source = None,
+    rows: Rows = "0",
+    strongest: Annotated[int | None, typer.Option(min=1, help="How many of each row's strongest channels; 9 unless given.")] = None,
+    channels: Annotated[list[int] | None, typer.Option("--channel", min=0, help="This channel instead; may be repeated.")] = None,
+    member: Annotated[int | None, typer.Option(min=0, help="Whose layer it is; the best member's unless given.")] = None,
+    rectify: Annotated[bool, typer.Option(help="Whether the signal is rectified on its way back.")] = True,
+    to: Annotated[Path | None, typer.Option(help="An NPZ file for channels, places, values and projections.")] = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Project the strongest units of a convolution back to rows of a file or of a stored dataset."""
+    from temper.client import Client
+    from temper.requests import given
+
+    wanted = _wanted(file, dataset, rows)
+    with Client() as client:
+        found = client.models.get(model)
+        inputs, _ = wanted.read(client, found)
+        options = given({"strongest": strongest, "channels": channels or None, "members": member})
+        answer = found.project(inputs, layer, rectify=rectify, **options)
+    if to is not None:
+        save_arrays(to, channels=answer.channels, places=answer.places, values=answer.values, projections=answer.projections)
+    if output is Format.json:
+        print(json.dumps(answer.data))
+        return
+    lines = [
+        {"row": row, "channel": int(answer.channels[row, unit]), "place": answer.places[row, unit].tolist(), "value": float(value)}
+        for row, units in enumerate(answer.values)
+        for unit, value in enumerate(units)
+    ]
+    show(lines, ("row", "channel", "place", "value"), output)
 
 
 def models(limit: Annotated[int, typer.Option(min=1)] = 20, output: FormatOption = Format.table) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from service.data.columns import Columns
 from service.data.encoding import ArrayInput, Encoding
+from service.data.formats import Origin
 from service.data.limits import Limits
 from service.data.parse import Request, parse
 from service.errors import Invalid, TooLarge
@@ -138,3 +139,29 @@ def test_images_that_are_none(row: Any, at: Encoding, pointer: str, code: str) -
     with pytest.raises(Invalid) as refusal:
         read_rows([np.zeros((5, 4)).tolist(), row], at, most=10)
     assert [(flaw.pointer, flaw.code) for flaw in refusal.value.flaws] == [(pointer, code)]
+
+
+@pytest.mark.parametrize("content", ["empty", "cut short"])
+@pytest.mark.parametrize(("filename", "words"), [("photos.zip", "archive"), ("rows.npz", "archive")])
+def test_an_archive_that_says_nothing_is_what_its_name_says(tmp_path: Path, content: str, filename: str, words: str) -> None:
+    """It is a broken file, and no contradiction between a name and a content that nobody can read."""
+    with zipfile.ZipFile(tmp_path / "source", "w") as archive:
+        if content == "cut short":
+            archive.writestr("a/1.png", png(noise(3, 3)))
+    if content == "cut short":
+        (tmp_path / "source").write_bytes((tmp_path / "source").read_bytes()[:-30])
+    with pytest.raises(Invalid) as refused:
+        parse(Request(source=str(tmp_path / "source"), folder=str(tmp_path), origin=Origin(filename=filename)))
+    assert [flaw.pointer for flaw in refused.value.flaws] == ["/file"]
+    assert words in refused.value.detail
+
+
+@pytest.mark.parametrize(("value", "words"), [(None, "not null"), (True, "not true"), ("a", 'not "a"')])
+def test_entries_that_are_no_numbers_are_shown_as_they_were_sent(value: Any, words: str) -> None:
+    rows = [[[1, 2], [3, value]]]
+    encoding = Encoding(inputs=(ArrayInput(name="image", kind="image", shape=(2, 2), dtype="uint8", low=0.0, high=255.0),))
+    with pytest.raises(Invalid) as refused:
+        read_rows(rows, encoding, most=10)
+    (flaw,) = refused.value.flaws
+    assert (flaw.pointer, flaw.code) == ("/inputs/0/1/1", "wrong-type")
+    assert words in flaw.message

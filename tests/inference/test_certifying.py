@@ -176,3 +176,17 @@ def test_shards_add_up(bench: Any) -> None:
     parts = [piece(bench.subject(model, x[part], whole.labels[part]), ATTACKS[:1], EPSILONS) for part in (slice(0, 13), slice(13, 40))]
     assert certified(parts, ATTACKS[:1], EPSILONS, None) == certified([piece(whole, ATTACKS[:1], EPSILONS)], ATTACKS[:1], EPSILONS, None)
     assert np.array(parts[0]["verified"]).shape == (5, 13)
+
+
+def test_a_network_without_bounds_has_a_reason_and_no_curve(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bench.model(hidden=[6], size=1)
+    subject = bench.subject(model, bench.inputs(20))
+    layer = model.networks[0].trunk.hidden[0]
+    monkeypatch.setattr(layer, "activation", torch.sin)  # no architecture of this release has a function without intervals
+    reason = refusal(model, Asking().axes(model), ATTACKS)
+    assert reason == "the network has no bounds: no interval is known for sin"
+    part = json.loads(json.dumps(piece(subject, ATTACKS, EPSILONS)))
+    assert part["verified"] is None
+    shown = certified([part], ATTACKS, EPSILONS, reason)
+    assert (shown["reason"], shown["curve"], shown["per_row"]) == (reason, None, None)
+    assert combine([part], ATTACKS, EPSILONS)["worst_case"], "what attacks found is there all the same"

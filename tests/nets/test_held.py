@@ -28,6 +28,8 @@ LISTS: dict[str, tuple[tuple[tuple[int, ...], str], list[dict[str, Any]]]] = {
         [CONVOLUTION, RELU, MAX, {**CONVOLUTION, "stride": 2}, {**RELU, "name": "code"}, UP, {"type": "unpool", "of": "max_pool.0"}],
     ),
     "smeared": (IMAGE, [CONVOLUTION, AVERAGE, {**CONVOLUTION, "name": "code"}, RELU, {"type": "unpool", "of": "average_pool.0"}]),
+    # Few channels, so that what layer norm keeps besides, two numbers at each place, is half of all.
+    "normed": (IMAGE, [{**CONVOLUTION, "channels": 2}, *[{"type": "layer_norm"}] * 4, RELU]),
     "sequence": (
         SEQUENCE,
         [CONVOLUTION, RELU, DROP_CHANNELS, CONVOLUTION, RELU, FLATTEN, LINEAR, RELU, {"type": "reshape", "shape": [8, 4]}, CONVOLUTION],

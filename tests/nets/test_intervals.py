@@ -9,13 +9,18 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from service.nets import Architecture, bounds
+from service.nets.base import LayerNorm
+from service.nets.convolution import Kernel
 from service.nets.intervals import DIPS, Interval, Unbounded
 from service.nets.network import Network, NetworkSpec, Scale, stack, stackable
-from service.tricks.multitask import Classification, Regression
+from service.nets.upsampling import max_pool, unpool
+from service.tricks.multitask import Classification, Reconstruction, Regression
 from service.tricks.normalization import Normalize
 
 EACH = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity")
 IMAGE, TABLE, SEQUENCE = ((8, 8, 2), "image"), ((6,), "table"), ((8, 3), "tensor")
+LINEAR, RELU, POOL = {"type": "linear", "width": 7}, {"type": "activation"}, {"type": "max_pool"}
+CONVOLUTION, UP = {"type": "convolution", "channels": 4}, {"type": "transposed_convolution", "channels": 4, "stride": 2}
 NETS: list[tuple[dict[str, Any], tuple[tuple[int, ...], str]]] = [
     *(({"type": "mlp", "hidden": [9, 7], "activation": name}, TABLE) for name in EACH),
     ({"type": "mlp", "hidden": []}, TABLE),
@@ -29,6 +34,12 @@ NETS: list[tuple[dict[str, Any], tuple[tuple[int, ...], str]]] = [
     ({"type": "recurrent", "cell": "gru", "hidden": [4], "bidirectional": True}, SEQUENCE),
     ({"type": "autoencoder", "hidden": [7], "code": 4, "tied": True, "activation": "elu"}, TABLE),
     ({"type": "conv_autoencoder", "channels": [4], "code": 5, "upsampling": "unpooling"}, IMAGE),
+    ({"type": "layers", "layers": [LINEAR, {"type": "layer_norm"}, RELU, LINEAR]}, TABLE),
+    ({"type": "layers", "layers": [CONVOLUTION, {"type": "layer_norm"}, RELU, POOL, CONVOLUTION]}, IMAGE),
+    *(({"type": "layers", "layers": [CONVOLUTION, pool, CONVOLUTION, {"type": "unpool", "of": f"{pool['type']}.0"}, CONVOLUTION]}, of)
+      for pool, of in ((POOL, IMAGE), ({**POOL, "kernel": 2, "stride": 3}, SEQUENCE), ({"type": "average_pool"}, IMAGE))),
+    *(({"type": "layers", "layers": [UP | {"kernel": kernel}, RELU, UP | {"kernel": kernel + 1, "groups": 2}]}, of)
+      for kernel, of in ((2, IMAGE), (3, SEQUENCE))),
 ]  # fmt: skip
 COUNT = 334
 """Points of each of three boxes."""
@@ -77,7 +88,9 @@ def test_bounds_hold_a_thousand_random_points(fields: dict[str, Any], of: tuple[
     assert float(logits.std(0).min()) > 0, "the points differ, and so does what is said of them"
 
 
-@pytest.mark.parametrize(("fields", "of"), NETS[::3], ids=lambda part: " ".join(map(str, part.values())) if isinstance(part, dict) else "")
+@pytest.mark.parametrize(
+    ("fields", "of"), [*NETS[:19:3], *NETS[19:]], ids=lambda part: " ".join(map(str, part.values())) if isinstance(part, dict) else ""
+)
 def test_a_box_of_one_row_gives_its_outputs(fields: dict[str, Any], of: tuple[tuple[int, ...], str]) -> None:
     network, x = made(fields, of), rows(of)
     found, said = bounds.bounds(network, Interval(x, torch.zeros_like(x))), network(x)
@@ -174,3 +187,71 @@ def test_products_of_boxes_take_the_extreme_corners() -> None:
     found = one * two
     assert found.low.tolist() == [-10.0, -3.0]
     assert found.high.tolist() == [5.0, 12.0]
+
+
+@pytest.mark.parametrize("width", [1e-6, 0.1, 1.0, 30.0])
+@pytest.mark.parametrize("features", [1, 2, 3, 17])
+def test_layer_norm_holds_points_and_is_near_them(features: int, width: float) -> None:
+    """Also where a box holds rows whose features are all the same, of variance 0."""
+    x = torch.randn(5, features, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[0], radius = 0.0, width * torch.rand(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    radius[1, : features // 2] = 0.0
+    draws = torch.rand(4000, *x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
+    draws[::2] = draws[::2].sign()
+    said, found = F.layer_norm(x + radius * draws, (features,)), F.layer_norm(Interval(x, radius), (features,))
+    assert bool((said >= found.low - 1e-9).all())
+    assert bool((said <= found.high + 1e-9).all())
+    assert bool((found.center.abs() + found.radius <= (features - 1) ** 0.5 + 1e-9).all()), "no number is further from the mean"
+    if width == 1e-6 and features > 3:
+        spread = said[:, 2:].amax(0) - said[:, 2:].amin(0)
+        assert bool((2 * found.radius[2:] <= 3 * spread + 1e-9).all()), "bounds of small boxes are not much wider than what they hold"
+
+
+def test_gains_of_layer_norm_may_be_negative_and_differ_by_member() -> None:
+    x, gains = rows(TABLE), torch.tensor([[1.0, -2.0, 0.0, 3.0, -1.0, 1.0], [-1.0] * 6], dtype=torch.float64)
+    norm = LayerNorm(6).double()
+    norm.weight, norm.bias = torch.nn.Parameter(gains), torch.nn.Parameter(gains + 1)
+    found, said = norm(Interval(x, torch.full_like(x, 0.1))), norm(points(x, 0.1, 500).transpose(0, 1).flatten(0, 1))
+    said = said.unflatten(1, (3, 500))
+    assert bool((said >= found.low.unsqueeze(2) - 1e-9).all())
+    assert bool((said <= found.high.unsqueeze(2) + 1e-9).all())
+
+
+@pytest.mark.parametrize(("extents", "extent", "stride"), [((6, 7), 2, 2), ((7, 5), 2, 3), ((9,), 3, 3), ((8,), 2, 3)])
+def test_unpooling_holds_points_wherever_their_maxima_are(extents: tuple[int, ...], extent: int, stride: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, window, axes = torch.randn(2, 3, *extents, generator=generator, dtype=torch.float64), Kernel(extent, stride, padding=0), len(extents)
+    x[0, 0] = 0.0  # of entries that are all equal pooling takes one
+    radius = torch.rand(x.shape, generator=generator, dtype=torch.float64) * 0.8
+    radius[0] = 0.0
+    values, where = max_pool(Interval(x, radius), axes, window)
+    found = unpool(values + torch.tensor(-1.0), where, extents)
+    draws = torch.rand(1000, *x.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    pooled, places = max_pool(x + radius * draws, axes, window)
+    said = unpool(pooled - 1.0, places, extents)
+    assert bool((said >= found.low - 1e-9).all())
+    assert bool((said <= found.high + 1e-9).all())
+    torch.testing.assert_close(found.low[0], said[0, 0], rtol=0, atol=0)
+    assert torch.equal(found.low[0], found.high[0])
+    sure = (said != 0).all(0)
+    assert bool((found.low[sure] < found.high[sure]).any()), "and places where the maximum always is are known"
+    assert bool((found.high[(said == 0).all(0) & (found.low == found.high)] == 0).all())
+
+
+@pytest.mark.parametrize("upsampling", ["unpooling", "transposed_convolution"])
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_reconstructions_are_bounded(upsampling: str, kernel: int) -> None:
+    drawing: Any = TypeAdapter[Any](Architecture).validate_python(
+        {"type": "conv_autoencoder", "channels": [3, 4], "kernel": kernel, "code": 5, "upsampling": upsampling}
+    )
+    spec, of = NetworkSpec(drawing, IMAGE[0], (Reconstruction(name="input"),), (128,), kind="image"), IMAGE
+    scale, norm = Scale(torch.zeros(128), torch.ones(128)), Normalize(torch.zeros(1), torch.ones(1))
+    network = Network(spec, norm, [scale], torch.Generator().manual_seed(0)).double().eval().requires_grad_(False)
+    x = rows(of)
+    found = bounds.bounds(network, Interval(x, torch.full_like(x, 0.05)))["input"]
+    said = network(points(x, 0.05, COUNT).flatten(0, 1))["input"].unflatten(0, (COUNT, 3))
+    assert bool((said >= found.low - 1e-9).all())
+    assert bool((said <= found.high + 1e-9).all())
+    still = bounds.bounds(network, Interval(x, torch.zeros_like(x)))["input"]
+    torch.testing.assert_close(still.low, network(x)["input"], rtol=0, atol=0)
+    assert torch.equal(still.low, still.high)

@@ -15,6 +15,7 @@ from service.nets import Architecture
 from service.nets.cnn import CNN
 from service.nets.conv_autoencoder import ConvAutoencoder
 from service.nets.layer import Run
+from service.nets.layers import MOST_LAYERS, every
 from service.nets.mlp import MLP
 from service.nets.network import Network, NetworkSpec, Scale, stack, stackable
 from service.nets.projection import convolutions, project
@@ -442,6 +443,17 @@ def test_what_cannot_be_read_is_refused_with_its_place(layers: list[dict[str, An
     with pytest.raises(ValidationError) as refused:
         TypeAdapter(Architecture).validate_python(sent)
     assert [(flaw.pointer, flaw.code) for flaw in flaws_of(refused.value, sent, model=Architecture)] == [(pointer, code)]
+
+
+def test_layers_inside_bridges_count_too() -> None:
+    """Lists within lists would else hold as many as a body has room for, and take an API process minutes."""
+    bridge = {"type": "residual", "layers": [RELU] * 255}
+    assert len(list(every(listed(*[bridge] * 4).layers))) == MOST_LAYERS
+    with pytest.raises(ValidationError) as found:
+        listed(*[bridge] * 4, RELU)
+    (flaw,) = flaws_of(found.value, {"layers": [*[bridge] * 4, RELU]}, model=Sequential)
+    assert (flaw.pointer, flaw.code) == ("/layers", "value-out-of-range")
+    assert "1025 layers" in flaw.message
 
 
 def test_a_kernel_that_its_step_does_not_divide_is_warned_of() -> None:

@@ -27,7 +27,8 @@ def test_help_is_quick_and_names_every_command() -> None:
     answer = temper("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert answer.returncode == 0
-    for command in ("up", "api", "worker", "db", "demo", "train", "jobs", "watch", "logs", "predict", "attack", "models", "datasets"):
+    running, asking = ("up", "api", "worker", "db", "demo"), ("predict", "attack", "project", "models", "datasets")
+    for command in (*running, "train", "jobs", "watch", "logs", *asking):
         assert f"\n  {command} " in answer.stdout
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.4
 

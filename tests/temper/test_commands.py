@@ -121,6 +121,26 @@ def test_commands_and_their_exit_codes(service: Launch) -> None:
     assert temper(service, "watch", name).returncode == 3
 
 
+def test_projections_are_listed_and_kept_in_a_file(service: Launch, client: Client, tmp_path: Path) -> None:
+    spec = {"name": "seen", "dataset": "digits", "architecture": {"type": "cnn", "channels": [4], "hidden": []}, "epochs": 1}
+    client.jobs.create(spec).wait(timeout=60)
+    asked = ("project", "seen", "conv.0", "--dataset", "digits", "--rows", "3:5")
+    lines = temper(service, *asked, "--strongest", "2", "--to", str(tmp_path / "seen"), "-o", "csv").stdout.splitlines()
+    assert lines[0] == "row,channel,place,value"
+    assert len(lines) == 1 + 2 * 2
+    kept = np.load(tmp_path / "seen")
+    rows = np.array([row["values"]["image"] for row in client.datasets.get("digits").head(2, offset=3)])
+    found = client.models.get("seen").project(rows, "conv.0", strongest=2)
+    for name in ("channels", "places", "values", "projections"):
+        np.testing.assert_array_equal(kept[name], getattr(found, name))
+    plain = json.loads(temper(service, *asked, "--channel", "3", "--channel", "1", "--no-rectify", "--member", "0", "-o", "json").stdout)
+    assert np.shape(plain["projections"]) == (2, 2, 8, 8)
+    assert plain["channels"] == [[3, 1], [3, 1]]
+    dense = temper(service, "project", "seen", "head.label", "--dataset", "digits")
+    assert dense.returncode != 0
+    assert "/layer" in dense.stderr
+
+
 def test_doctor_finds_nothing_to_mend(service: Launch) -> None:
     answer = temper(service, "doctor")
     assert answer.returncode == 0, answer.stdout

@@ -339,3 +339,16 @@ def test_pictures_of_an_ensemble_over_a_constant_column(bench: Any) -> None:
     summaries = [{"member": i, **kept} for i in (0, 1)]
     measured = build_report(inquiry, summaries)
     assert {"reliability.svg", "ensemble.svg"} <= set(all_plots(inquiry, measured, histories={}, summaries=summaries))
+
+
+def test_a_layer_called_code_is_named_where_nothing_is_reconstructed(bench: Any) -> None:
+    layers = [{"type": "flatten"}, {"type": "linear", "width": 4, "name": "code"}, {"type": "linear", "width": 8}]
+    for architecture, words in (
+        ({"type": "layers", "layers": layers}, "a network with a layer called code (/architecture/layers/1) reconstructs"),
+        ({"type": "autoencoder", "code": 4}, "autoencoder reconstructs"),
+    ):
+        with pytest.raises(Invalid) as refused:
+            bench.material("digits", architecture=architecture, targets=[{"name": "label"}])
+        (flaw,) = refused.value.flaws
+        assert (flaw.pointer, flaw.code) == ("/targets", "inconsistent-spec")
+        assert flaw.message.startswith(words)

@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from service.errors import Invalid
 from service.inference.certifying import verified
 from service.inference.robustness import Subject
+from service.nets import bounds
+from service.nets.intervals import Interval
 from service.resolving import resolve
 from service.settings import Settings
 from service.tricks.attacks import PGD
 from service.tricks.certification import IBPTraining
 from service.tricks.modes import Asking
+from tests.training.test_exporting import JOBS, datasets
+from tests.training.test_exporting import made as exportable
 from workers.training.adversary import objective
 from workers.training.run import start
 from workers.training.task import Task
 
+__all__ = ["datasets"]  # a fixture
 CPU = torch.device("cpu")
 NET: dict[str, Any] = {"architecture": {"type": "mlp", "hidden": [12, 8]}, "epochs": 3, "batch_size": 64}
 IBP = {"method": "ibp", "epsilon": 1.0}
@@ -161,3 +166,43 @@ def test_without_being_asked_nothing_stops_it_early(bench: Any) -> None:
     asked = resolve({**raw, "early_stopping": {"monitor": "adversarial_loss"}}, bench._source, Settings())
     assert asked.spec["early_stopping"]["monitor"] == "adversarial_loss"
     assert ("/early_stopping", "stops-before-bounds") in [(flaw.pointer, flaw.code) for flaw in asked.warnings]
+
+
+NORMED: list[dict[str, Any]] = [
+    {"type": "convolution", "channels": 4},
+    {"type": "layer_norm"},
+    {"type": "max_pool"},
+    {"type": "unpool", "of": "max_pool.0"},
+    {"type": "transposed_convolution", "channels": 3, "kernel": 4, "stride": 2},
+    {"type": "activation"},
+    {"type": "flatten"},
+    {"type": "linear", "width": 6},
+    {"type": "layer_norm"},
+]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_bounds_of_every_named_layer_have_slopes(bench: Any, epsilon: float) -> None:
+    """Also for a box of one point, as training begins with, where roots of variances have none."""
+    layers = {"type": "layers", "layers": NORMED}
+    made = bench.material("digits", architecture=layers, adversarial_training={**IBP, "epsilon": epsilon, "weight": 1.0}, batch_size=16)
+    run = start(made, (0,), CPU)
+    x, labels = made.rows(made.parts.train[:16])
+    objective(run.network.train(), Task(made, run, CPU), x.float(), labels, run.members).backward()
+    slopes = [parameter.grad for parameter in run.network.parameters()]
+    assert all(slope is not None and bool(slope.isfinite().all()) for slope in slopes)
+    assert sum(float(slope.abs().max()) > 0 for slope in slopes) > len(slopes) - 2
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_network_has_bounds(datasets: Any, name: str) -> None:
+    """A job that verifies or trains on bounds never meets one that has none; those of one row are what the network says."""
+    model, x = exportable(datasets, name, size=1)
+    network, x = model.precise(0), x.double()
+    said, found = network(x), bounds.bounds(network, Interval(x, torch.zeros_like(x)))
+    wide = bounds.bounds(network, Interval(x, torch.full_like(x, 0.1)))
+    for target, raw in said.items():
+        for end in (found[target].low, found[target].high):
+            torch.testing.assert_close(end, raw, rtol=1e-12, atol=1e-12)
+        assert bool((wide[target].low <= raw + 1e-12).all())
+        assert bool((raw <= wide[target].high + 1e-12).all())

@@ -310,3 +310,20 @@ def test_an_autoencoder_may_be_tied_softly_and_have_gates(bench: Any, stacked: b
     (folded,), cut = pruned([whole])
     assert cut is None
     torch.testing.assert_close(folded.eval()(x)["input"], before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [({"type": "layer_norm"}, "layer_norm.0 learns none of its own; parameters: all"), ({"type": "share", "as": "linear.0"}, None)],
+)
+def test_a_penalty_on_gains_alone_says_how_to_reach_them(bench: Any, layer: dict[str, Any], words: str | None) -> None:
+    """A norm has no other layer's weights, as a tied one has."""
+    layers = [{"type": "flatten"}, {"type": "linear", "width": 64}, layer]
+    name = f"{layer['type']}.0"
+    fields = {"architecture": {"type": "layers", "layers": layers}, "regularizers": [{"type": "l2", "alpha": 0.1, "layers": [name]}]}
+    with pytest.raises(Invalid) as refused:
+        bench.material("digits", **fields)
+    (flaw,) = refused.value.flaws
+    assert flaw.pointer.startswith("/regularizers/0/layers")
+    assert flaw.code == "inconsistent-spec"
+    assert words is None or words in flaw.message
