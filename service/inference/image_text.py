@@ -8,6 +8,8 @@ from service.data.encoding import ArrayInput
 from service.data.pictures import decode
 from service.errors import Invalid, TooLarge, invalid
 
+LINE_ENDS = str.maketrans("", "", "\r\n")
+
 
 def image(text: str, expected: ArrayInput, where: str) -> Values:
     """uint8 pixels of the model's own shape; raises Invalid with the row's pointer.
@@ -17,8 +19,10 @@ def image(text: str, expected: ArrayInput, where: str) -> Values:
     if expected.kind != "image" or expected.dtype != "uint8":
         raise invalid(where, "wrong-type", "this model's rows are numbers; only images of 8 bits a channel are taken as base64")
     height, width, *rest = expected.shape
+    coded = text.partition("base64,")[2] if text.startswith("data:") else text
     try:
-        content = base64.b64decode(text.partition("base64,")[2] if text.startswith("data:") else text, validate=True)
+        # Tools wrap long lines (RFC 2045); what else is not of the alphabet is no base64.
+        content = base64.b64decode(coded.translate(LINE_ENDS), validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid(where, "corrupt-file", "the text is no base64") from error
     try:

@@ -122,6 +122,15 @@ def test_an_image_as_text_is_the_array_that_it_holds(shape: tuple[int, ...]) -> 
     np.testing.assert_array_equal(read_rows(rows, encoding(shape), most=10), np.stack([pixels] * 3).astype(np.float32))
 
 
+def test_base64_may_be_wrapped_as_tools_print_it() -> None:
+    """RFC 2045: lines of at most 76 characters, with either line end."""
+    pixels = noise(20, 30)
+    wrapped = base64.encodebytes(png(pixels)).decode()
+    assert "\n" in wrapped.strip()
+    rows = [wrapped, wrapped.replace("\n", "\r\n")]
+    np.testing.assert_array_equal(read_rows(rows, encoding((20, 30)), most=10), np.stack([pixels] * 2).astype(np.float32))
+
+
 @pytest.mark.parametrize(
     ("row", "at", "pointer", "code"),
     [
