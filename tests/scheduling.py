@@ -1,27 +1,35 @@
 """In which process and in which order tests run when there are several: who shares a running service stays together, what waits goes first.
 
 A file is a unit of its own unless its folder is in `TOGETHER`: there a fixture of the session is a whole service, which would
-otherwise be started in every process. Much of these tests is waiting, so that the others compute meanwhile.
+otherwise be started in every process. Where the session has one service per leg, each leg is a unit. Much of these tests is waiting, so
+that the others compute meanwhile.
 """
 
 from collections.abc import Sequence
 
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-TOGETHER = ("tests/chaos", "tests/system", "tests/simulator", "tests/matrix", "tests/temper")
-"""Longest first: what begins last should be short."""
-NEXT = ("tests/routes", "tests/workers", "tests/training", "tests/inference")
+TOGETHER = ("tests/chaos", "tests/simulator", "tests/matrix", "tests/temper")
+APART = "tests/system"
+"""The folder whose legs have nothing in common; its files without a leg start what they need."""
+LEGS = ("separate", "embedded")
+FIRST = ("tests/chaos", *(f"{APART}[{leg}]" for leg in LEGS), f"{APART}/", "tests/matrix", "tests/test_docs.py", "tests/simulator",
+         "tests/temper", "tests/routes/", "tests/workers/", "tests/training/", "tests/inference/")  # fmt: skip
+"""How units begin, the longest first: what begins last should be short. The simulator never waits, and so comes late among them."""
 
 
 def unit(nodeid: str) -> str:
-    """The folder or the file whose tests run in one process."""
-    file = nodeid.partition("::")[0]
+    """The folder, its leg or the file whose tests run in one process."""
+    file, _, test = nodeid.partition("::")
+    if file.startswith(f"{APART}/"):
+        words = test.partition("[")[2].removesuffix("]").split("-")
+        return next((f"{APART}[{leg}]" for leg in LEGS if leg in words), file)
     return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
 
 
-def place(nodeid: str, first: Sequence[str] = (*TOGETHER, *NEXT)) -> int:
+def place(nodeid: str, first: Sequence[str] = FIRST) -> int:
     """When a test's unit has its turn."""
-    return next((number for number, folder in enumerate(first) if nodeid.startswith(f"{folder}/")), len(first))
+    return next((number for number, begins in enumerate(first) if unit(nodeid).startswith(begins)), len(first))
 
 
 class ByService(LoadScopeScheduling):

@@ -6,6 +6,7 @@ import httpx2
 import pytest
 
 from tests.system.desk import Desk, kill_trainers
+from tests.system.long_jobs import MARATHON
 from tests.system.separate import Separate, Stack, roots, visitor
 from tests.system.servers import Absent
 
@@ -34,6 +35,12 @@ def http(stack: Stack) -> Iterator[httpx2.Client]:
 @pytest.fixture(scope="session")
 def desk(http: httpx2.Client) -> Desk:
     return Desk(http)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(desk: Desk) -> str:
+    """The digest of the model of `MARATHON` that nothing befell."""
+    return str(desk.model(desk.run({**MARATHON, "name": "undisturbed"}))["sha256"])
 
 
 @pytest.fixture

@@ -9,16 +9,9 @@ import httpx2
 import pytest
 
 from tests.system.desk import Desk, alive, playing
+from tests.system.long_jobs import MARATHON
 from tests.system.separate import Separate, Stack, roots
 from tests.system.servers import await_true
-from tests.system.test_job_life import LONG
-
-SPEC: dict[str, Any] = {**LONG, "epochs": 120, "checkpoint_interval_s": 0.2}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(desk: Desk) -> str:
-    return str(desk.model(desk.run({**SPEC, "name": "undisturbed"}))["sha256"])
 
 
 @pytest.fixture
@@ -45,7 +38,7 @@ def begun(job: dict[str, Any]) -> bool:
 
 
 def test_a_drained_worker_gives_back_and_the_next_goes_on(desk: Desk, undisturbed: str, lose: Callable[[str, int], None]) -> None:
-    job = desk.wait(desk.post({**SPEC, "name": "drained"}), until=begun)
+    job = desk.wait(desk.post({**MARATHON, "name": "drained"}), until=begun)
     lose("worker", signal.SIGTERM)
     job = desk.wait(job)
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
@@ -54,7 +47,7 @@ def test_a_drained_worker_gives_back_and_the_next_goes_on(desk: Desk, undisturbe
 
 
 def test_a_job_does_not_notice_that_the_api_is_gone(desk: Desk, undisturbed: str, lose: Callable[[str, int], None]) -> None:
-    job = desk.wait(desk.post({**SPEC, "name": "alone"}), until=begun)
+    job = desk.wait(desk.post({**MARATHON, "name": "alone"}), until=begun)
     lose("api", signal.SIGKILL)
     await_true(lambda: up(desk), 60)
     job = desk.wait(desk.http.get(f"/api/v1/jobs/{job['id']}").json())

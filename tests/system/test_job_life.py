@@ -7,18 +7,8 @@ from typing import Any
 import pytest
 
 from tests.system.desk import Desk
+from tests.system.long_jobs import LONG, MARATHON
 from tests.system.separate import Stack
-
-LONG: dict[str, Any] = {
-    "name": "long",
-    "dataset": "digits",
-    "architecture": {"type": "mlp", "hidden": [64, 64], "dropout": {"input": 0.1, "hidden": 0.4}},
-    "augmentation": [{"type": "gaussian_noise", "std": 0.5}],
-    "ensemble": {"size": 2, "bootstrap": True},
-    "schedule": {"type": "cosine"},
-    "early_stopping": None,
-    "epochs": 100_000,
-}
 
 
 def running(job: dict[str, Any]) -> bool:
@@ -95,10 +85,9 @@ def test_a_diverging_job_fails_with_its_cause(desk: Desk) -> None:
     assert "learning rate" in job["error"]["detail"]
 
 
-def test_a_cancelled_job_goes_on_where_it_was_when_it_is_tried_again(desk: Desk) -> None:
-    spec = {**LONG, "name": "again", "epochs": 150, "checkpoint_interval_s": 0}
-    undisturbed = desk.model(desk.run(spec))
-    job = desk.wait(desk.post(spec), until=lambda job: bool(job["done"] or job["progress"]["fraction"] > 0.3))
+def test_a_cancelled_job_goes_on_where_it_was_when_it_is_tried_again(desk: Desk, undisturbed: str) -> None:
+    spec = {**MARATHON, "name": "again", "checkpoint_interval_s": 0}
+    job = desk.wait(desk.post(spec), until=lambda job: bool(job["done"] or job["progress"]["fraction"] > 0.2))
     assert desk.http.post(f"/api/v1/jobs/{job['id']}/retry").status_code == 409
     desk.http.post(f"/api/v1/jobs/{job['id']}/cancel")
     job = desk.wait(job)
@@ -109,7 +98,7 @@ def test_a_cancelled_job_goes_on_where_it_was_when_it_is_tried_again(desk: Desk)
     job = desk.wait(again.json())
     assert job["state"] == "succeeded"
     assert "resumed at epoch" in desk.http.get(f"/api/v1/jobs/{job['id']}/logs").text
-    assert desk.model(job)["sha256"] == undisturbed["sha256"]
+    assert desk.model(job)["sha256"] == undisturbed
 
 
 def test_only_the_newest_checkpoints_are_kept(desk: Desk, stack: Stack) -> None:

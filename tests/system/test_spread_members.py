@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.system.desk import Desk
+from tests.system.long_jobs import LONG
 from tests.system.separate import Separate, Stack
 from tests.system.servers import await_true
-from tests.system.test_job_life import LONG
 
 SPEC: dict[str, Any] = {**LONG, "epochs": 80, "ensemble": {"size": 6, "bootstrap": True}, "checkpoint_interval_s": 0.2}
 
