@@ -5,7 +5,7 @@ regularization"). Projection: iterative hard thresholding (Blumensath and Davies
 """
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -27,27 +27,37 @@ _BANDS = (1.01, 1.2)
 """How far around the last threshold the next one is looked for first, as factors."""
 
 
-class Opening(NamedTuple):
-    """Hard concrete gates that were drawn."""
+class HardConcrete:
+    """Hard concrete gates of one shape, drawn again and again in the same memory: few and small kernels, since each costs its call.
 
-    z: Tensor
-    """clip(stretched, 0, 1)."""
-    stretched: Tensor
-    """s (zeta - gamma) + gamma."""
-    s: Tensor
-    """sigmoid((logit(u) + log_alpha) / beta)."""
+    What decides on s, the gate before it is stretched, lies beside the chance that a gate is not 0: both are sigmoids.
+    """
 
-    def slope(self, upstream: Tensor) -> Tensor:
-        """What a gradient at z is at log_alpha: dz / d log_alpha times it, 0 where the clip holds a gate."""
-        inside = torch.ops.aten.hardtanh_backward(upstream, self.stretched, 0.0, 1.0)
-        return torch.ops.aten.sigmoid_backward(inside, self.s).mul_((ZETA - GAMMA) / BETA)  # type: ignore[no-any-return]
+    def __init__(self, like: Tensor) -> None:
+        self.u = torch.full_like(like, 0.5)
+        """Uniform numbers in [0, 1) of the next draw, which are clipped to [eps, 1 - eps]."""
+        self.z, self._stretched = (torch.empty_like(like) for _ in range(2))
+        self._upstream = like.new_zeros((2, *like.shape))
+        self.prices = self._upstream[1]
+        """What each gate costs while it may be open."""
+        self._logits = torch.full_like(self._upstream, _OPEN)
+        self._sigmoids, self._slopes = (torch.empty_like(self._upstream) for _ in range(2))
+        self._hotter = like.new_tensor([1 / BETA, 1.0]).view(2, *[1] * like.ndim)
+        self._gamma = like.new_tensor(GAMMA)
+        self._of_u, self._s, self._inside = self._logits[0], self._sigmoids[0], self._upstream[0]
 
+    def draw(self, log_alpha: Tensor) -> Tensor:
+        """z = clip(s (zeta - gamma) + gamma, 0, 1) with s = sigmoid((logit(u) + log_alpha) / beta), until the next draw."""
+        torch.logit(self.u, EPS, out=self._of_u)
+        torch.add(self._logits, log_alpha, out=self._sigmoids).mul_(self._hotter).sigmoid_()
+        torch.add(self._gamma, self._s, alpha=ZETA - GAMMA, out=self._stretched)
+        return torch.clamp(self._stretched, 0, 1, out=self.z)
 
-def opened(log_alpha: Tensor, u: Tensor, *, out: Tensor | None = None) -> Opening:
-    """The gates of uniform numbers u in [0, 1), which are clipped to [eps, 1 - eps]; `out` has room for them."""
-    s = torch.logit(u, EPS).add_(log_alpha).mul_(1 / BETA).sigmoid_()
-    stretched = s.mul(ZETA - GAMMA).add_(GAMMA)
-    return Opening(torch.clamp(stretched, 0, 1, out=out), stretched, s)
+    def slope(self, upstream: Tensor, *, out: Tensor) -> Tensor:
+        """The gradient at the logits that were drawn with: that of z, 0 where the clip holds a gate, and of prices times P(z != 0)."""
+        torch.ops.aten.hardtanh_backward(upstream, self._stretched, 0.0, 1.0, grad_input=self._inside)
+        torch.ops.aten.sigmoid_backward(self._upstream, self._sigmoids, grad_input=self._slopes)
+        return torch.add(self._slopes[1], self._slopes[0], alpha=(ZETA - GAMMA) / BETA, out=out)
 
 
 def deterministic(log_alpha: Tensor) -> Tensor:
@@ -58,11 +68,6 @@ def deterministic(log_alpha: Tensor) -> Tensor:
 def chances(log_alpha: Tensor) -> Tensor:
     """P(z != 0) = sigmoid(log_alpha - beta log(-gamma / zeta))."""
     return (log_alpha + _OPEN).sigmoid()
-
-
-def price_slope(log_alpha: Tensor, price: Tensor) -> Tensor:
-    """The gradient of sum price P(z != 0), price p (1 - p)."""
-    return torch.ops.aten.sigmoid_backward(price, chances(log_alpha))  # type: ignore[no-any-return]
 
 
 class L0(OnLayers):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from service.flaws import flaws_of
 from service.tricks.penalties import L0
-from service.tricks.sparsity import BETA, GAMMA, ZETA, chances, deterministic, opened, price_slope, project
+from service.tricks.sparsity import BETA, GAMMA, ZETA, HardConcrete, chances, deterministic, project
 
 DRAWS = 2_000_000
 # log_alpha: P(z != 0), P(z = 1) in closed form.
@@ -22,7 +22,9 @@ KNOWN = {-2.0: (0.4010, 0.0266), 0.0: (0.8318, 0.1682), 1.5: (0.9568, 0.4754)}
 def test_gates_are_hard_concrete(log_alpha: float) -> None:
     """How often a gate is not closed, and how often it is wide open, of two million draws."""
     u = torch.rand(DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    z = opened(torch.tensor(log_alpha, dtype=torch.float64), u).z
+    hard = HardConcrete(u)
+    hard.u.copy_(u)
+    z = hard.draw(torch.tensor(log_alpha, dtype=torch.float64))
     found = float(chances(torch.tensor(log_alpha, dtype=torch.float64)))
     wide = 1 / (1 + math.exp(-(log_alpha - BETA * math.log((1 - GAMMA) / (ZETA - 1)))))
     assert (found, wide) == (pytest.approx(KNOWN[log_alpha][0], abs=5e-5), pytest.approx(KNOWN[log_alpha][1], abs=5e-5))
@@ -38,12 +40,13 @@ def test_a_gates_slope_is_autograds() -> None:
     s = ((torch.log(u) - torch.log(1 - u) + log_alpha) / BETA).sigmoid()
     z = (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
     (expected,) = torch.autograd.grad((z * upstream).sum(), log_alpha)
-    drawn = opened(log_alpha.detach(), u)
-    torch.testing.assert_close(drawn.z, z.detach(), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(drawn.slope(upstream), expected, rtol=1e-12, atol=1e-12)
+    hard, room = HardConcrete(u), torch.empty_like(u)
+    hard.u.copy_(u)
+    torch.testing.assert_close(hard.draw(log_alpha.detach()), z.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(hard.slope(upstream, out=room), expected, rtol=1e-12, atol=1e-12)
     assert 50 < int((expected == 0).sum()) < 450, "some are held at 0 or 1, and some are not"
-    upstream[drawn.z == 0] = math.nan
-    assert bool(drawn.slope(upstream).isfinite().all()), "what is behind a closed gate does not matter"
+    upstream[hard.z == 0] = math.nan
+    assert bool(hard.slope(upstream, out=room).isfinite().all()), "what is behind a closed gate does not matter"
 
 
 def test_the_price_of_gates_is_the_expected_number_of_open_ones() -> None:
@@ -53,7 +56,11 @@ def test_the_price_of_gates_is_the_expected_number_of_open_ones() -> None:
     expected = (log_alpha - BETA * math.log(-GAMMA / ZETA)).sigmoid()
     assert float(value.detach()) == pytest.approx(0.3 * float((expected.sum() + expected[:5].sum()).detach()), rel=1e-12)
     (slope,) = torch.autograd.grad(penalty.value([log_alpha]), log_alpha)
-    torch.testing.assert_close(price_slope(log_alpha.detach(), torch.full((50,), 0.3, dtype=torch.float64)), slope, rtol=1e-12, atol=1e-15)
+    hard = HardConcrete(log_alpha.detach())
+    hard.prices.fill_(0.3)
+    hard.draw(log_alpha.detach())
+    found = hard.slope(torch.zeros_like(slope), out=torch.empty_like(slope))
+    torch.testing.assert_close(found, slope, rtol=1e-12, atol=1e-15)
 
 
 def test_after_training_gates_have_no_temperature() -> None:
