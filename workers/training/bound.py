@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from service.tricks.optimization import MOMENTS, Optimizer, rate_of
+from service.tricks.optimization import MOMENTS, Optimizer, Scales, rate_of
 from service.tricks.penalties import Regularizer
 from service.tricks.sparsity import L0, project
 from workers.training.flat import Flat
@@ -25,8 +25,7 @@ class Bound:
         self.weights = list(weights)
         self.place = place
         self._stacked = stacked
-        self._moments: list[Tensor] = []
-        self._scales: list[Tensor] = []
+        self._scales: Scales | None = None
         self.places: list[Tensor] = []
 
     def _laid(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -39,25 +38,21 @@ class Bound:
         """Act on the parameters where they are; views of them are taken once all have their places in memory."""
         whole = self.penalty.steers and self.place is None
         self.places = self.weights if whole else self._laid([weight.detach() for weight in self.weights])
-        self._take_scales()
 
     def lie_in(self, flat: Flat) -> None:
         """Act on the parameters' places in a buffer, which is quicker than one by one."""
         self.places = flat.spans(flat.values, self.weights)
-        self._take_scales()
-
-    def _take_scales(self) -> None:
-        self._scales = [torch.empty_like(own) for own in self.places] if self.penalty.proximal else []
 
     def take_state(self, optimizer: torch.optim.Optimizer, flat: Flat | None, buffer: Tensor | None) -> None:
         """Find the second moments of its parameters: in the buffer where they were put, or their member's slices."""
         if not self.penalty.proximal:
             return
         if flat is not None and buffer is not None:
-            self._moments = flat.spans(buffer, self.weights)
+            moments = flat.spans(buffer, self.weights)
         else:
             held = [optimizer.state[weight].get(MOMENTS) for weight in self.weights]
-            self._moments = [moment if self.place is None else moment[self.place] for moment in held if moment is not None]
+            moments = [moment if self.place is None else moment[self.place] for moment in held if moment is not None]
+        self._scales = Scales(self.places, moments)
 
     def add_gradient(self) -> None:
         """Add the penalty's gradient, before the optimizer's step."""
@@ -69,7 +64,7 @@ class Bound:
     def shrink(self, optimizer: torch.optim.Optimizer, kind: Optimizer, *, late: bool) -> None:
         """Shrink or project the parameters, after the optimizer's step."""
         at = self.place or 0
-        metric = kind.metric(optimizer, self._moments, self._scales, place=at) if self.penalty.proximal else None
+        metric = kind.metric(optimizer, self._scales, place=at) if self._scales is not None else None
         self.penalty.shrink(self.places, learning_rate=rate_of(optimizer, at), metric=metric)
 
     def of(self, place: int) -> list[Tensor]:
