@@ -1,21 +1,20 @@
 """L0: a price on how many inputs a layer reads, by gates, or a bound on how many weights it has, by projection.
 
 Gates: hard concrete variables (Louizos, Welling and Kingma 2018, "Learning sparse neural networks through L0
-regularization"). Projection: iterative hard thresholding (Blumensath and Davies 2009), w <- H_k(w - step).
+regularization"). The projection itself is in `service.tricks.projection`.
 """
 
 import math
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from service.tricks.choices import refuse
 from service.tricks.optimization import Metric
 from service.tricks.penalty import Alpha, OnLayers, Tensors
+from service.tricks.projection import Border
 from service.values import DropRate
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
@@ -23,8 +22,6 @@ BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 EPS = 1e-6
 """How far the uniform numbers stay from 0 and 1."""
 _OPEN = -BETA * math.log(-GAMMA / ZETA)
-_BANDS = (1.01, 1.2)
-"""How far around the last threshold the next one is looked for first, as factors."""
 
 
 class HardConcrete:
@@ -135,44 +132,4 @@ class L0(OnLayers):
     def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
         """Keep the largest of each tensor."""
         for weight in weights if self.projecting else ():
-            project(weight, self.kept(weight.numel()))
-
-
-def project(weight: Tensor, kept: int, guess: float = 0.0) -> float:
-    """Set all but the `kept` largest |w| to 0, in place; of equals at the border the first stay.
-
-    Returns the largest of what was dropped, which is a good guess for the next step: with a guess the result is the same, found sooner.
-    """
-    if kept >= weight.numel():
-        return 0.0
-    if weight.device.type != "cpu":
-        return _by_rank(weight, kept)
-    edge, tied = _edge(np.abs(weight.detach().numpy().reshape(-1)), kept, guess)
-    if tied:
-        return _by_rank(weight, kept)
-    torch.hardshrink(weight, edge, out=weight)
-    return edge
-
-
-def _edge(sizes: NDArray[np.float32], kept: int, guess: float) -> tuple[float, bool]:
-    """The size of rank `kept` + 1, looked for near the guess first, and whether that of rank `kept` is the same."""
-    for band in _BANDS if guess > 0 else ():
-        above = sizes > guess * band
-        near = sizes[(sizes > guess / band) ^ above]
-        rank = len(near) - 1 - (kept - np.count_nonzero(above))
-        if 0 <= rank < len(near):
-            near.partition(rank)
-            larger = near[rank + 1 :]
-            return float(near[rank]), bool(len(larger) and larger.min() == near[rank])
-    first = torch.from_numpy(sizes).topk(kept + 1).values
-    return float(first[kept]), bool(first[kept - 1] == first[kept])
-
-
-def _by_rank(weight: Tensor, kept: int) -> float:
-    """The same by sorting, whatever is equal to what."""
-    flat = weight.view(-1) if weight.is_contiguous() else weight.reshape(-1)
-    order = flat.abs().sort(descending=True, stable=True).indices
-    edge = float(flat[order[kept]].abs())
-    mask = torch.zeros_like(flat).index_fill_(0, order[:kept], 1.0)
-    weight.mul_(mask.view_as(weight))
-    return edge
+            Border(weight.detach(), self.kept(weight.numel())).project()
