@@ -39,14 +39,14 @@ class Scales:
         self.tensors = [torch.empty_like(weight) for weight in weights]
         alike = [(moment, room) for moment, room in zip(moments, self.tensors, strict=bool(moments))]
         self._seen: list[tuple[Any, Any, Any]] = [
-            (np.sqrt, moment.numpy(), room.numpy()) if room.device.type == "cpu" else (torch.sqrt, moment, room) for moment, room in alike
+            (np, moment.numpy(), room.numpy()) if room.device.type == "cpu" else (torch, moment, room) for moment, room in alike
         ]
 
     def take_roots(self, shift: float) -> list[Tensor]:
         """sqrt(v) + shift for the present moments v."""
-        for root, moment, room in self._seen:
-            root(moment, out=room)
-            room += shift
+        for library, moment, room in self._seen:
+            library.sqrt(moment, out=room)
+            library.add(room, shift, out=room)
         return self.tensors
 
 

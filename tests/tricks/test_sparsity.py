@@ -88,13 +88,13 @@ def test_a_projection_keeps_the_largest(seed: int, size: int, share: float, stir
     generator = torch.Generator().manual_seed(seed)
     kept = max(1, round(share * size))
     for w in (torch.randn(size, generator=generator), torch.randint(-3, 4, (size,), generator=generator).float()):
-        found = torch.empty(1, size)
+        moving, found = w.clone(), torch.empty(1, size)
         border = Border(found, kept)
         for _ in range(4):
-            w += stir * torch.randn(size, generator=generator)
-            found.copy_(w)
+            moving += stir * torch.randn(size, generator=generator)
+            found.copy_(moving)
             border.project()
-            np.testing.assert_array_equal(found.numpy().ravel(), largest(w, kept))
+            np.testing.assert_array_equal(found.numpy().ravel(), largest(moving, kept))
             again = found.clone()
             border.project()
             assert torch.equal(again, found), "it is idempotent"
