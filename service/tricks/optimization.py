@@ -32,7 +32,7 @@ class Metric(NamedTuple):
 class Scales:
     """Room for the scales of weights, and the second moments that they are made of, where there are any.
 
-    On a CPU numpy makes them: bit by bit the same, but it takes a third of the time to begin.
+    On a CPU numpy makes them: it takes a third of the time to begin, and rounds roots correctly, where torch's may be a last bit off.
     """
 
     def __init__(self, weights: Sequence[Tensor], moments: Sequence[Tensor]) -> None:

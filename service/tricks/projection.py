@@ -63,7 +63,7 @@ class Border:
         """Remember who is near the last border; whether the next one may be among them."""
         above = self._sizes > self.edge * _BAND
         near = np.flatnonzero((self._sizes > self.edge / _BAND) ^ above)
-        self._rank = len(near) - 1 - (self._kept - np.count_nonzero(above))
+        self._rank = len(near) - 1 - (self._kept - int(np.count_nonzero(above)))
         self._near = near if self.edge > 0 and 0 <= self._rank < len(near) else None
         return self._near is not None
 

@@ -50,7 +50,7 @@ class HardConcrete:
         torch.add(self._gamma, self._s, alpha=ZETA - GAMMA, out=self._stretched)
         return torch.clamp(self._stretched, 0, 1, out=self.z)
 
-    def slope(self, upstream: Tensor, *, out: Tensor) -> Tensor:
+    def slope(self, upstream: Tensor, *, out: Tensor | None = None) -> Tensor:
         """The gradient at the logits that were drawn with: that of z, 0 where the clip holds a gate, and of prices times P(z != 0)."""
         torch.ops.aten.hardtanh_backward(upstream, self._stretched, 0.0, 1.0, grad_input=self._inside)
         torch.ops.aten.sigmoid_backward(self._upstream, self._sigmoids, grad_input=self._slopes)
