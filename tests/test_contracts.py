@@ -18,7 +18,7 @@ from service.tricks.augmentation import Augmentation
 from service.tricks.criteria import CriterionName, criterion
 from service.tricks.multitask import Classification
 from service.tricks.normalization import Normalize
-from service.tricks.optimization import MOMENTS, Metric, Optimizer, Schedule
+from service.tricks.optimization import MOMENTS, Metric, Optimizer, Scales, Schedule
 from service.tricks.penalties import L0, Regularizer, Share, Tie
 from service.tricks.perturbation import Look
 from service.tricks.streams import Draws, row_keys
@@ -167,7 +167,7 @@ def test_every_optimizer_lowers_a_loss_and_goes_into_a_checkpoint(kind: Any) -> 
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     moments = [state[MOMENTS] for state in [optimizer.state[w]] if MOMENTS in state]
-    found = kind().metric(optimizer, moments, [torch.empty_like(w)])
+    found = kind().metric(optimizer, Scales([w.detach()], moments))
     assert found.length > 0
     assert all((scale > 0).all() for scale in found.scales)
     again = kind(learning_rate=0.05).build([torch.nn.Parameter(w.detach().clone())], [])

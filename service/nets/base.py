@@ -84,17 +84,21 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[.., N, outputs]; of a stack [K, .., N, outputs], from [N, inputs] for all members or [K, .., N, inputs]."""
-        if self.weight.ndim == 2:
-            return F.linear(x, self.weight, self.bias)
-        members, outputs, _ = self.weight.shape
-        if x.ndim == 2 and self.weight.is_contiguous():  # one product for all members
-            wide = F.linear(x, self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
+        return self.through(x, self.weight)
+
+    def through(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The same through other weights of the same shape."""
+        if weight.ndim == 2:
+            return F.linear(x, weight, self.bias)
+        members, outputs, _ = weight.shape
+        if x.ndim == 2 and weight.is_contiguous():  # one product for all members
+            wide = F.linear(x, weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
             return wide.view(len(x), members, outputs).transpose(0, 1)
-        rows, weight = x.expand(members, *x.shape) if x.ndim == 2 else x.flatten(1, -2), self.weight.mT
+        rows, turned = x.expand(members, *x.shape) if x.ndim == 2 else x.flatten(1, -2), weight.mT
         if members == outputs == 1:
-            product = self._only(rows, weight)
+            product = self._only(rows, turned)
             return product if x.ndim <= 3 else product.view(*x.shape[:-1], 1)
-        product = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
+        product = torch.bmm(rows, turned) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, turned)
         return product if x.ndim <= 3 else product.view(*x.shape[:-1], outputs)
 
     def exported(self, graph: Graph, x: str) -> str:

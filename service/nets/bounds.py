@@ -34,7 +34,7 @@ def margins(network: Network, target: Target, read: Interval, labels: Tensor) ->
     The last layer is elided (Gowal et al. 2018, section 3.1): it bounds the difference w_y - w_c times the features, not both logits.
     """
     head = forms.linear_of(network.layers()[f"head.{target.name}"])
-    weight = head.weight * head.gates.unsqueeze(-2) if isinstance(head, Gated) else head.weight
+    weight = head.effective if isinstance(head, Gated) else head.weight
     apart = torch.take_along_dim(weight, labels.unsqueeze(-1), -2).unsqueeze(-2) - weight.unsqueeze(-3)
     center, radius = (part.unsqueeze(-1) for part in (read.center, read.radius))
     lower = (apart @ center - apart.abs() @ radius).squeeze(-1)

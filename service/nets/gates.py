@@ -15,7 +15,8 @@ _JITTER = 1e-2
 class Gated(Linear):
     """A linear layer that reads x times gates [inputs]; of a stack [K, inputs].
 
-    In training the gates are those `drawn` for the step, a leaf of its own to autograd; else they are deterministic.
+    In training the gates are those that were drawn for the step, multiplied into a copy of the weights: `folded`, to autograd a leaf
+    of its own. Else they are deterministic.
     """
 
     log_alpha: nn.Parameter
@@ -24,18 +25,23 @@ class Gated(Linear):
         super().__init__(inner.in_features, inner.out_features, bias=inner.bias is not None)
         self.weight, self.bias = inner.weight, inner.bias
         self.log_alpha = nn.Parameter(torch.empty(inner.in_features))
-        self.drawn: Tensor | None = None
+        self.folded: Tensor | None = None
         if generator is not None:
             with torch.no_grad():
                 self.log_alpha.normal_(math.log((1 - drop) / drop), _JITTER, generator=generator)
 
     @property
-    def gates(self) -> Tensor:
-        """z in force."""
-        return self.drawn if self.training and self.drawn is not None else deterministic(self.log_alpha)
+    def effective(self) -> Tensor:
+        """The weights times the gates in force."""
+        if self.training and self.folded is not None:
+            return self.folded
+        return self.weight * deterministic(self.log_alpha).unsqueeze(-2)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.gates
+        """As a linear layer's."""
+        if self.training and self.folded is not None:
+            return self.through(x, self.folded)
+        z = deterministic(self.log_alpha)
         return super().forward(x * (z if z.ndim == 1 else z.view(len(z), *[1] * (max(x.ndim, 3) - 2), -1)))
 
 

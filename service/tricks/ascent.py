@@ -38,15 +38,17 @@ class Ball(NamedTuple):
 
     def climb(self, x: Tensor, loss_of: Loss, start: Tensor | None, *, size: float | Tensor, steps: int) -> Tensor:
         """Rows after projected steps of a length, one for all or broadcast against rows; no gradient flows through them."""
-        delta = start
+        x, delta, moved, room = x.detach(), start, torch.empty_like(x), torch.empty_like(x)
         for _ in range(steps):
-            ascent = self.shape.direction(self.slope(x if delta is None else x + delta, loss_of))
+            slope = self.slope(x if delta is None else torch.add(x, delta, out=moved), loss_of)
+            ascent = self.shape.direction(slope, out=room)
             if delta is not None and isinstance(size, float):
                 ascent = torch.add(delta, ascent, alpha=size, out=ascent)  # in one pass
             else:
                 ascent = ascent.mul_(size) if delta is None else ascent.mul_(size).add_(delta)
-            delta = self.shape.project(ascent, self.epsilon)
-        return x.detach() if delta is None else x.detach() + delta
+            room = torch.empty_like(x) if delta is None or delta is start else delta
+            delta = self.shape.project(ascent, self.epsilon, out=ascent)
+        return x if delta is None else x + delta
 
 
 def drawn(x: Tensor, streams: Streams, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:

@@ -81,7 +81,8 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x in normalized units."""
-        return (x.to(self.shift.dtype) - self.shift) / self.scale
+        shifted = x.to(self.shift.dtype) - self.shift
+        return shifted.div_(self.scale) if isinstance(shifted, Tensor) else shifted / self.scale  # in its own memory; a box has none
 
     def exported(self, graph: Graph, x: str) -> str:
         """The operators of `forward`."""

@@ -25,12 +25,12 @@ class Norm(Protocol):
         """The dual norm of each row's gradient: how much a perturbation of length 1 raises the loss to first order."""
         ...
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The perturbation of length 1 that raises the loss most to first order; 0 where the gradient is 0."""
+    def direction(self, gradient: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The perturbation of length 1 that raises the loss most to first order; 0 where the gradient is 0. `out` may be overwritten."""
         ...
 
-    def project(self, delta: Tensor, epsilon: float) -> Tensor:
-        """The nearest perturbation no longer than epsilon (l1, l2: in Euclidean distance)."""
+    def project(self, delta: Tensor, epsilon: float, *, out: Tensor | None = None) -> Tensor:
+        """The nearest perturbation no longer than epsilon (l1, l2: in Euclidean distance). `out` may be overwritten, also delta itself."""
         ...
 
     def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
@@ -59,11 +59,11 @@ class Linf:
     def dual(self, gradient: Tensor) -> Tensor:
         return gradient.flatten(1).abs().sum(1)
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
+    def direction(self, gradient: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return torch.sign(gradient, out=out)
 
-    def project(self, delta: Tensor, epsilon: float) -> Tensor:
-        return delta.clamp(-epsilon, epsilon)
+    def project(self, delta: Tensor, epsilon: float, *, out: Tensor | None = None) -> Tensor:
+        return torch.clamp(delta, -epsilon, epsilon, out=out)
 
     def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
         noise = torch.empty(like.shape, device=like.device).uniform_(-epsilon, epsilon, generator=generator)
@@ -86,12 +86,12 @@ class L2:
     def dual(self, gradient: Tensor) -> Tensor:
         return self.length(gradient)
 
-    def direction(self, gradient: Tensor) -> Tensor:
+    def direction(self, gradient: Tensor, *, out: Tensor | None = None) -> Tensor:
         # Divide by the largest entry first: squares of tiny gradients underflow in float32.
         scaled = gradient / rows(gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
         return scaled / rows(self.length(scaled).clamp(min=1e-12), scaled)
 
-    def project(self, delta: Tensor, epsilon: float) -> Tensor:
+    def project(self, delta: Tensor, epsilon: float, *, out: Tensor | None = None) -> Tensor:
         length = self.length(delta)
         return delta * rows(torch.where(length > epsilon, epsilon / length.clamp(min=1e-30), torch.ones_like(length)), delta)
 
@@ -119,12 +119,12 @@ class L1:
     def dual(self, gradient: Tensor) -> Tensor:
         return gradient.flatten(1).abs().amax(1)
 
-    def direction(self, gradient: Tensor) -> Tensor:
+    def direction(self, gradient: Tensor, *, out: Tensor | None = None) -> Tensor:
         flat = gradient.flatten(1)
         place = flat.abs().argmax(1, keepdim=True)
         return torch.zeros_like(flat).scatter(1, place, flat.gather(1, place).sign()).view_as(gradient)
 
-    def project(self, delta: Tensor, epsilon: float) -> Tensor:
+    def project(self, delta: Tensor, epsilon: float, *, out: Tensor | None = None) -> Tensor:
         # The shrinkage that leaves a length of epsilon is found among the sorted entries (Duchi et al. 2008, figure 1).
         flat = delta.flatten(1).abs()
         ordered = flat.sort(1, descending=True).values

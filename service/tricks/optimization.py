@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -28,6 +29,27 @@ class Metric(NamedTuple):
     """One tensor per weight, of its shape or of rank 0; whoever asked for them may overwrite them."""
 
 
+class Scales:
+    """Room for the scales of weights, and the second moments that they are made of, where there are any.
+
+    On a CPU numpy makes them: it takes a third of the time to begin, and rounds roots correctly, where torch's may be a last bit off.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], moments: Sequence[Tensor]) -> None:
+        self.tensors = [torch.empty_like(weight) for weight in weights]
+        alike = [(moment, room) for moment, room in zip(moments, self.tensors, strict=bool(moments))]
+        self._seen: list[tuple[Any, Any, Any]] = [
+            (np, moment.numpy(), room.numpy()) if room.device.type == "cpu" else (torch, moment, room) for moment, room in alike
+        ]
+
+    def take_roots(self, shift: float) -> list[Tensor]:
+        """sqrt(v) + shift for the present moments v."""
+        for library, moment, room in self._seen:
+            library.sqrt(moment, out=room)
+            library.add(room, shift, out=room)
+        return self.tensors
+
+
 class SGD(Value):
     """Stochastic gradient descent, with (Nesterov) momentum."""
 
@@ -49,12 +71,12 @@ class SGD(Value):
         built = kind([*weights, *others], lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True)
         return _at(built, rates)
 
-    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], out: Sequence[Tensor], *, place: int = 0) -> Metric:
+    def metric(self, optimizer: torch.optim.Optimizer, scales: Scales, *, place: int = 0) -> Metric:
         """Steps of lr / (1 - momentum), the gradient's own effective length, for the member at that place.
 
         With the plain lr a penalty would weigh only 1 - momentum of what it says (decision 0009).
         """
-        return Metric(rate_of(optimizer, place) / (1 - self.momentum), [torch.ones((), device=room.device) for room in out])
+        return Metric(rate_of(optimizer, place) / (1 - self.momentum), [torch.ones((), device=room.device) for room in scales.tensors])
 
 
 class _Adaptive(Value):
@@ -65,16 +87,14 @@ class _Adaptive(Value):
     betas: Annotated[tuple[Momentum, Momentum], ITEMS] = (0.9, 0.999)
     """Decay of the two moment estimates."""
 
-    def metric(self, optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], out: Sequence[Tensor], *, place: int = 0) -> Metric:
-        """Steps of lr / (sqrt(v_hat) + eps) for second moments v, written to `out`: a proximal step in Adam's own metric.
+    def metric(self, optimizer: torch.optim.Optimizer, scales: Scales, *, place: int = 0) -> Metric:
+        """Steps of lr / (sqrt(v_hat) + eps) for second moments v: a proximal step in Adam's own metric.
 
         With v_hat = v / b the step is lr sqrt(b) / (sqrt(v) + eps sqrt(b)), whose one factor is the same everywhere.
         """
         group = optimizer.param_groups[0]
         correction = math.sqrt(1.0 - group["betas"][1] ** float(optimizer.state[group["params"][0]]["step"]))
-        for moment, room in zip(moments, out, strict=True):
-            torch.sqrt(moment, out=room).add_(group["eps"] * correction)
-        return Metric(rate_of(optimizer, place) * correction, list(out))
+        return Metric(rate_of(optimizer, place) * correction, scales.take_roots(group["eps"] * correction))
 
 
 class Adam(_Adaptive):

@@ -257,7 +257,8 @@ def gradient(x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _slope(loss: Tensor, leaf: Tensor) -> Tensor:
-    (slope,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True) if loss.requires_grad else (None,)
+    total = loss.sum() if loss.ndim else loss
+    (slope,) = torch.autograd.grad(total, leaf, allow_unused=True) if loss.requires_grad else (None,)
     return torch.zeros_like(leaf) if slope is None else slope.contiguous()
 
 

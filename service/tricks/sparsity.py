@@ -1,21 +1,20 @@
 """L0: a price on how many inputs a layer reads, by gates, or a bound on how many weights it has, by projection.
 
 Gates: hard concrete variables (Louizos, Welling and Kingma 2018, "Learning sparse neural networks through L0
-regularization"). Projection: iterative hard thresholding (Blumensath and Davies 2009), w <- H_k(w - step).
+regularization"). The projection itself is in `service.tricks.projection`.
 """
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from service.tricks.choices import refuse
 from service.tricks.optimization import Metric
 from service.tricks.penalty import Alpha, OnLayers, Tensors
+from service.tricks.projection import Border
 from service.values import DropRate
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
@@ -23,31 +22,39 @@ BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 EPS = 1e-6
 """How far the uniform numbers stay from 0 and 1."""
 _OPEN = -BETA * math.log(-GAMMA / ZETA)
-_BANDS = (1.01, 1.2)
-"""How far around the last threshold the next one is looked for first, as factors."""
 
 
-class Opening(NamedTuple):
-    """Hard concrete gates that were drawn."""
+class HardConcrete:
+    """Hard concrete gates of one shape, drawn again and again in the same memory: few and small kernels, since each costs its call.
 
-    z: Tensor
-    """clip(stretched, 0, 1)."""
-    stretched: Tensor
-    """s (zeta - gamma) + gamma."""
-    s: Tensor
-    """sigmoid((logit(u) + log_alpha) / beta)."""
+    What decides on s, the gate before it is stretched, lies beside the chance that a gate is not 0: both are sigmoids.
+    """
 
-    def slope(self, upstream: Tensor) -> Tensor:
-        """What a gradient at z is at log_alpha: dz / d log_alpha times it, 0 where the clip holds a gate."""
-        inside = torch.ops.aten.hardtanh_backward(upstream, self.stretched, 0.0, 1.0)
-        return torch.ops.aten.sigmoid_backward(inside, self.s).mul_((ZETA - GAMMA) / BETA)  # type: ignore[no-any-return]
+    def __init__(self, like: Tensor) -> None:
+        self.u = torch.full_like(like, 0.5)
+        """Uniform numbers in [0, 1) of the next draw, which are clipped to [eps, 1 - eps]."""
+        self.z, self._stretched = (torch.empty_like(like) for _ in range(2))
+        self._upstream = like.new_zeros((2, *like.shape))
+        self.prices = self._upstream[1]
+        """What each gate costs while it may be open."""
+        self._logits = torch.full_like(self._upstream, _OPEN)
+        self._sigmoids, self._slopes = (torch.empty_like(self._upstream) for _ in range(2))
+        self._hotter = like.new_tensor([1 / BETA, 1.0]).view(2, *[1] * like.ndim)
+        self._gamma = like.new_tensor(GAMMA)
+        self._of_u, self._s, self._inside = self._logits[0], self._sigmoids[0], self._upstream[0]
 
+    def draw(self, log_alpha: Tensor) -> Tensor:
+        """z = clip(s (zeta - gamma) + gamma, 0, 1) with s = sigmoid((logit(u) + log_alpha) / beta), until the next draw."""
+        torch.logit(self.u, EPS, out=self._of_u)
+        torch.add(self._logits, log_alpha, out=self._sigmoids).mul_(self._hotter).sigmoid_()
+        torch.add(self._gamma, self._s, alpha=ZETA - GAMMA, out=self._stretched)
+        return torch.clamp(self._stretched, 0, 1, out=self.z)
 
-def opened(log_alpha: Tensor, u: Tensor, *, out: Tensor | None = None) -> Opening:
-    """The gates of uniform numbers u in [0, 1), which are clipped to [eps, 1 - eps]; `out` has room for them."""
-    s = torch.logit(u, EPS).add_(log_alpha).mul_(1 / BETA).sigmoid_()
-    stretched = s.mul(ZETA - GAMMA).add_(GAMMA)
-    return Opening(torch.clamp(stretched, 0, 1, out=out), stretched, s)
+    def slope(self, upstream: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The gradient at the logits that were drawn with: that of z, 0 where the clip holds a gate, and of prices times P(z != 0)."""
+        torch.ops.aten.hardtanh_backward(upstream, self._stretched, 0.0, 1.0, grad_input=self._inside)
+        torch.ops.aten.sigmoid_backward(self._upstream, self._sigmoids, grad_input=self._slopes)
+        return torch.add(self._slopes[1], self._slopes[0], alpha=(ZETA - GAMMA) / BETA, out=out)
 
 
 def deterministic(log_alpha: Tensor) -> Tensor:
@@ -58,11 +65,6 @@ def deterministic(log_alpha: Tensor) -> Tensor:
 def chances(log_alpha: Tensor) -> Tensor:
     """P(z != 0) = sigmoid(log_alpha - beta log(-gamma / zeta))."""
     return (log_alpha + _OPEN).sigmoid()
-
-
-def price_slope(log_alpha: Tensor, price: Tensor) -> Tensor:
-    """The gradient of sum price P(z != 0), price p (1 - p)."""
-    return torch.ops.aten.sigmoid_backward(price, chances(log_alpha))  # type: ignore[no-any-return]
 
 
 class L0(OnLayers):
@@ -130,44 +132,4 @@ class L0(OnLayers):
     def shrink(self, weights: Tensors, *, learning_rate: float, metric: Metric | None = None) -> None:
         """Keep the largest of each tensor."""
         for weight in weights if self.projecting else ():
-            project(weight, self.kept(weight.numel()))
-
-
-def project(weight: Tensor, kept: int, guess: float = 0.0) -> float:
-    """Set all but the `kept` largest |w| to 0, in place; of equals at the border the first stay.
-
-    Returns the largest of what was dropped, which is a good guess for the next step: with a guess the result is the same, found sooner.
-    """
-    if kept >= weight.numel():
-        return 0.0
-    if weight.device.type != "cpu":
-        return _by_rank(weight, kept)
-    edge, tied = _edge(np.abs(weight.detach().numpy().reshape(-1)), kept, guess)
-    if tied:
-        return _by_rank(weight, kept)
-    torch.hardshrink(weight, edge, out=weight)
-    return edge
-
-
-def _edge(sizes: NDArray[np.float32], kept: int, guess: float) -> tuple[float, bool]:
-    """The size of rank `kept` + 1, looked for near the guess first, and whether that of rank `kept` is the same."""
-    for band in _BANDS if guess > 0 else ():
-        above = sizes > guess * band
-        near = sizes[(sizes > guess / band) ^ above]
-        rank = len(near) - 1 - (kept - np.count_nonzero(above))
-        if 0 <= rank < len(near):
-            near.partition(rank)
-            larger = near[rank + 1 :]
-            return float(near[rank]), bool(len(larger) and larger.min() == near[rank])
-    first = torch.from_numpy(sizes).topk(kept + 1).values
-    return float(first[kept]), bool(first[kept - 1] == first[kept])
-
-
-def _by_rank(weight: Tensor, kept: int) -> float:
-    """The same by sorting, whatever is equal to what."""
-    flat = weight.view(-1) if weight.is_contiguous() else weight.reshape(-1)
-    order = flat.abs().sort(descending=True, stable=True).indices
-    edge = float(flat[order[kept]].abs())
-    mask = torch.zeros_like(flat).index_fill_(0, order[:kept], 1.0)
-    weight.mul_(mask.view_as(weight))
-    return edge
+            Border(weight.detach(), self.kept(weight.numel())).project()

@@ -47,14 +47,16 @@ def test_the_gradient_of_gates_is_that_of_autograd(bench: Any, architecture: Any
     with torch.no_grad():
         task.gating.add_gradients()
     layers = gated(run.network)
-    found = [layer.log_alpha.grad.clone() for layer in layers]
+    found = [parameter.grad.clone() for layer in layers for parameter in (layer.log_alpha, layer.weight)]
+    assert layers[0].folded.grad is None, "the next step's is not added to it"
 
     u = torch.rand(sum(layer.in_features for layer in layers), generator=torch.Generator().set_state(state))
     logits = [layer.log_alpha.detach().clone().requires_grad_() for layer in layers]
     for layer, own, part in zip(layers, logits, u.split([layer.in_features for layer in layers]), strict=True):
-        layer.drawn = (((torch.logit(part, 1e-6) + own) / BETA).sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        layer.folded = layer.weight * (((torch.logit(part, 1e-6) + own) / BETA).sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
     loss = objective(run.network, task, batch.x, batch.labels) + 0.01 * sum(chances(own).sum() for own in logits)
-    for gradient, expected in zip(found, torch.autograd.grad(loss, logits), strict=True):
+    wanted = [each for own, layer in zip(logits, layers, strict=True) for each in (own, layer.weight)]
+    for gradient, expected in zip(found, torch.autograd.grad(loss, wanted), strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
         assert float(gradient.std()) > 0
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.tricks.optimization import MOMENTS, SGD, Adam, AdamW, Metric, Optimizer
+from service.tricks.optimization import MOMENTS, SGD, Adam, AdamW, Metric, Optimizer, Scales
 from service.tricks.penalties import L0, L1, L2, ElasticNet, MaxNorm, Regularizer, Share, Tie
 
 # What each penalty adds to the objective, in numpy.
@@ -31,7 +31,8 @@ def weights(seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 
 def metric(spec: Any, optimizer: torch.optim.Optimizer, w: Tensor) -> Metric:
-    found: Metric = spec.metric(optimizer, [state[MOMENTS] for state in [optimizer.state[w]] if MOMENTS in state], [torch.empty_like(w)])
+    moments = [state[MOMENTS] for state in [optimizer.state[w]] if MOMENTS in state]
+    found: Metric = spec.metric(optimizer, Scales([w.detach()], moments))
     return found
 
 
