@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from service.blocks import BLOCK_BYTES
+from service.nets.gates import Gated
 from service.nets.network import Network
 from service.nets.recurrent import Recurrent
 from service.settings import Settings
@@ -85,16 +86,17 @@ def cost_of(network: Network, load: Load) -> Cost:
     """The cost of training this network.
 
     A pass costs two operations per weight and row, and a plain step is one forward and two backward. Memory is that of the
-    process which needs most: of those that train, with the copies of the parameters and what a batch's passes hold, of each of
-    the members that train side by side; or of the one that puts the model together, with the parameters of all members and what
-    reconstructions say of all rows. All hold the encoded dataset.
+    process which needs most: of those that train, with the copies of the parameters, weights times gates and what a batch's passes
+    hold, of each of the members that train side by side; or of the one that puts the model together, with the parameters of all
+    members and what reconstructions say of all rows. All hold the encoded dataset.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())
     every = math.ceil(load.train / load.batch) * load.epochs
     steps = min(every, load.max_steps or every)
     held = int(HELD * 4 * load.batch * held_of(network, load))
     copies = COPIES + MOMENT_COPIES * load.moments
-    training = side_by_side(parameters, load.shard) * (4 * copies * parameters + held)
+    gated = sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, Gated))
+    training = side_by_side(parameters, load.shard) * (4 * (copies * parameters + gated) + held)
     mirrored = sum(width for target, width in zip(network.spec.targets, network.spec.widths, strict=True) if target.from_inputs)
     answers = load.rows * mirrored * (ANSWER_BYTES + (MEMBER_BYTES * load.members if load.members > 1 else 0))
     publishing = 4 * PUBLISHED_COPIES * parameters * load.members + answers

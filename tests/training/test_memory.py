@@ -87,6 +87,16 @@ def test_a_file_of_any_size_takes_blocks_and_encoded_rows_take_memory(bench: Any
     assert encoded - file == 10**11
 
 
+def test_weights_times_gates_take_memory(bench: Any) -> None:
+    gates = [{"type": "l0", "alpha": 1e-3}]
+    plain, gated = (
+        resolve({"dataset": "digits", "architecture": WIDE, "regularizers": r}, bench._source, Settings()).cost for r in ([], gates)
+    )
+    weights = 64 * 2048 + 2 * 2048**2 + 2048 * 10
+    others = gated.parameters - plain.parameters  # logits, 14 copies of each
+    assert gated.memory_bytes - plain.memory_bytes == 4 * (weights + 14 * others)
+
+
 def test_a_kill_for_memory_is_told_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel's own count, as the control group shows it."""
     events = tmp_path / "memory.events"
