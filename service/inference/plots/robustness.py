@@ -13,6 +13,8 @@ from service.inference.plots.canvas import BLUE, INK, ORANGE, label, picture
 Found = Mapping[str, Any]
 DASHES = ("-", "--", ":", "-.")
 MOST_CLASSES = 30
+MOST_TIMES = 3
+"""Bounds of errors are shown up to so many times the largest error that was found: they grow without end."""
 
 
 class Example(NamedTuple):
@@ -56,9 +58,9 @@ def _curves(axes: Axes, result: Found) -> None:
     for attack in result["attacks"]:
         if attack not in within:
             axes.axhline(attack["curve"][2][measure], color=INK, linewidth=0.8, alpha=0.6, label=f"{attack['type']}, severity 3")
+    _verified(axes, result.get("certified"), measure)
     if measure == "accuracy":
         _interval(axes, worst, ORANGE, "interval")
-        _verified(axes, result.get("certified"))
         _, counts = np.unique(result["per_row"]["label"], return_counts=True)
         axes.axhline(counts.max() / counts.sum(), color=INK, linestyle=(0, (4, 3)), linewidth=1.0, label="chance", gid="chance")
         axes.set_ylim(0, 1.02)
@@ -68,14 +70,18 @@ def _curves(axes: Axes, result: Found) -> None:
     axes.legend(loc="best", fontsize=8)
 
 
-def _verified(axes: Axes, certified: Found | None) -> None:
-    """The accuracy that no perturbation takes away; what lies between it and the worst case nobody knows."""
+def _verified(axes: Axes, certified: Found | None, measure: str) -> None:
+    """The accuracy that none takes away, or the error that none exceeds; what lies between it and the worst case nobody knows."""
     curve = None if certified is None else certified["curve"]
     if certified is None or curve is None:
         return
-    at, shares = ([point[key] for point in curve] for key in ("epsilon", "accuracy"))
-    axes.plot(at, shares, "s-", color=INK, markersize=3.5, label=f"verified, {certified['norm']}", gid="verified")
-    _interval(axes, curve, INK, "verified-interval")
+    at, values = [point["epsilon"] for point in curve], [np.nan if point[measure] is None else point[measure] for point in curve]
+    reached = axes.dataLim.y1
+    axes.plot(at, values, "s-", color=INK, markersize=3.5, label=f"verified, {certified['norm']}", gid="verified")
+    if measure == "accuracy":
+        _interval(axes, curve, INK, "verified-interval")
+    elif (top := MOST_TIMES * reached) < np.nanmax([0.0, *values]):
+        axes.set_ylim(0, top)
 
 
 def _interval(axes: Axes, points: Sequence[Found], color: str, name: str) -> None:
