@@ -1,7 +1,7 @@
 """A robustness job's result: curves with intervals, the worst case per row, and what broke each row."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ WORST = {"absolute": "mae", "squared": "mse"}
 SHOWN = ("type", "norm", "steps", "restarts", "loss", "targets", "queries", "target", "source", "unit")
 """Fields of an attack that a result repeats."""
 
+NAMING = ("norm", "loss", "targets", "target", "source", "unit")
+"""Fields that tell attacks of one type apart, beside its `type`."""
+USUAL = {"targets": 0, "unit": "raw"}
+
 
 def interval(right: int, rows: int, level: float = 0.95) -> tuple[float, float]:
     """The Clopper-Pearson interval of a share: exact binomial tails (Clopper and Pearson 1934)."""
@@ -33,6 +37,18 @@ def accuracy(right: Bools) -> dict[str, float]:
     """A share of rows with its interval."""
     low, high = interval(int(right.sum()), len(right))
     return {"accuracy": float(right.mean()), "low": low, "high": high}
+
+
+def named(attack: Mapping[str, Any]) -> str:
+    """An attack in few words."""
+    more = [_word(key, attack[key]) for key in NAMING if attack.get(key) is not None and USUAL.get(key) != attack[key]]
+    return " ".join([attack["type"].replace("_", " "), *more])
+
+
+def _word(key: str, value: Any) -> str:
+    if key == "source":
+        return f"through member {value['members']}"
+    return f"x {value}" if key == "targets" else f"to {value}" if key == "target" else f"{value}".replace("_", " ")
 
 
 def combine(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[float]) -> dict[str, Any]:

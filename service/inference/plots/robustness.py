@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from service.inference.plots.canvas import BLUE, INK, ORANGE, label, picture
+from service.inference.robustness_result import named
 
 Found = Mapping[str, Any]
+LEGEND_COLUMNS = 2
 DASHES = ("-", "--", ":", "-.")
 MOST_CLASSES = 30
 MOST_TIMES = 3
@@ -31,7 +33,10 @@ def robustness(result: Found, examples: Sequence[Example] = (), span: tuple[floa
     per_row = result["per_row"]
     panels += [_classes] if result["worst_case"] and "accuracy" in result["worst_case"][0] and "label" in per_row else []
     panels += [_distances] if any(distance is not None for distance in per_row.get("distance", ())) else []
-    heights = [3.2 if panel is _curves else 2.6 for panel in panels] + [1.5 * len(examples)] * bool(examples)
+    lines = len(result["attacks"]) + 4  # and those of what is clean, worst, verified and chance
+    heights = [3.0 + 0.17 * -(-lines // LEGEND_COLUMNS) if panel is _curves else 2.6 for panel in panels] + [1.5 * len(examples)] * bool(
+        examples
+    )
 
     def draw(figure: Figure) -> None:
         parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).flatten()
@@ -49,8 +54,7 @@ def _curves(axes: Axes, result: Found) -> None:
     within = [attack for attack in result["attacks"] if "epsilon" in attack["curve"][0]]
     for i, attack in enumerate(within):
         points = attack["curve"]
-        name = f"{attack['type']} {attack.get('norm', '')}".strip()
-        axes.plot([p["epsilon"] for p in points], [p[measure] for p in points], color=BLUE, linestyle=DASHES[i % 4], label=name)
+        axes.plot([p["epsilon"] for p in points], [p[measure] for p in points], color=BLUE, linestyle=DASHES[i % 4], label=named(attack))
     axes.axhline(result["clean"][measure], color=ORANGE, linestyle=":", linewidth=1.2, label="clean", gid="clean")
     worst = result["worst_case"]
     at = [point["epsilon"] for point in worst]
@@ -67,7 +71,7 @@ def _curves(axes: Axes, result: Found) -> None:
     verdict = {True: "reliable", False: "NOT reliable", None: "not all checks ran"}[result["reliable"]]
     axes.set(xlabel="epsilon", ylabel=measure)
     axes.set_title(f"{result['rows']} rows of {result['split']} under attack: {verdict}")
-    axes.legend(loc="best", fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=LEGEND_COLUMNS, fontsize=8)
 
 
 def _verified(axes: Axes, certified: Found | None, measure: str) -> None:
