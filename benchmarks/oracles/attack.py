@@ -53,6 +53,7 @@ def art(model: nn.Module, x: Tensor, y: Tensor, case: Case) -> float | None:
     elif case["type"] == "apgd" and not case["targets"]:
         loss = "cross_entropy" if case["loss"] == "cross_entropy" else "difference_logits_ratio"
         kind = evasion.AutoProjectedGradientDescent
+        np.random.seed(case["seed"])
         attack = kind(wrapped, **shared, eps_step=2 * epsilon, max_iter=steps, nb_random_init=1, loss_type=loss, verbose=False)
     else:
         return None
@@ -75,14 +76,15 @@ def torchattacks(model: nn.Module, x: Tensor, y: Tensor, case: Case) -> float | 
 
     high, steps = case["high"], case["steps"]
     unit, shared = Unit(model, high).eval(), {"norm": "Linf" if case["norm"] == "linf" else "L2", "eps": case["epsilon"] / high}
+    drawn = {**shared, "seed": case["seed"]}
     if case["type"] == "apgd" and case["targets"]:
-        attack = torchattacks.APGDT(unit, **shared, steps=steps, n_classes=10)
+        attack = torchattacks.APGDT(unit, **drawn, steps=steps, n_classes=10)
     elif case["type"] == "apgd":
-        attack = torchattacks.APGD(unit, **shared, steps=steps, loss="ce" if case["loss"] == "cross_entropy" else "dlr")
+        attack = torchattacks.APGD(unit, **drawn, steps=steps, loss="ce" if case["loss"] == "cross_entropy" else "dlr")
     elif case["type"] == "fab":
-        attack = torchattacks.FAB(unit, **shared, steps=steps, n_classes=10)
+        attack = torchattacks.FAB(unit, **drawn, steps=steps, n_classes=10)
     elif case["type"] == "square":
-        attack = torchattacks.Square(unit, **shared, n_queries=case["queries"], loss="margin")
+        attack = torchattacks.Square(unit, **drawn, n_queries=case["queries"], loss="margin")
     else:
         return None
     moved = attack(x.unsqueeze(1) / high, y).squeeze(1) * high

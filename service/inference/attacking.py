@@ -61,7 +61,7 @@ def answer(model: Model, request: AttackRequest, *, most_rows: int) -> dict[str,
     moved = x.clone()
     standing = alive.nonzero().squeeze(1)
     for chosen in standing.split(rows_at_once(model, axes)) if len(standing) else ():
-        moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box).inputs
+        moved[chosen] = run(request.attack, x[chosen], loss_of.only(chosen), box, chosen).inputs
     after, form = ask(model, moved, axes)[target], _form(model, target)
     return {
         "mode": axes.mode,

@@ -1,9 +1,12 @@
-"""Verified rows: those whose class nothing within epsilon changes, by intervals through the deployed predictor (Gowal et al. 2018).
+"""What intervals through the deployed predictor verify (Gowal et al. 2018): classes that nothing within epsilon changes, and errors.
 
-Bounds are computed in float64. A row counts as verified where they leave more than float32 rounding of the answer itself.
+Bounds are computed in float64. A row counts as verified where they leave more than float32 rounding of the answer itself, and an
+error's bound is wider by as much.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,14 +26,16 @@ MOST_PAIRED = 64
 """Most classes whose pairs are bounded in each member: of more, members are verified one by one."""
 WIDER, SLACK = 1e-6, 1e-5
 """By how much boxes are wider than epsilon, and what a margin has to be above, both relative: rounding in float32 is below."""
+FLOAT32 = 1e-6
+"""What an answer loses at most where the mean of the target is added to it, relative to that mean."""
 
 
 def refusal(model: Model, axes: Axes, attacks: Sequence[AnyAttack]) -> str | None:
     """Why rows cannot be verified, in words; None where they can."""
     target = (model.spec.targets or ())[0]
-    if target.says != "classes":
-        return "a number has no class that could be verified"
-    if model.decision(target) != "argmax":
+    if target.from_inputs:
+        return "what a reconstruction has to be moves with the row"
+    if target.says == "classes" and model.decision(target) != "argmax":
         return "the class is decided by a threshold or by costs, not by the largest probability"
     if axes.dropout != "weight_scaled":
         return f"{axes.dropout} averages over masks; weight_scaled is one function of the row"
@@ -50,26 +55,40 @@ def _unbounded(model: Model) -> str | None:
     return None
 
 
-def verified(subject: Subject, attacks: Sequence[AnyAttack], epsilons: Sequence[float]) -> list[list[bool]] | None:
+def verified(subject: Subject, attacks: Sequence[AnyAttack], epsilons: Sequence[float]) -> list[Any] | None:
     """Per epsilon, which rows keep their class anywhere within it and the attacks' bounds, in linf; None where `refusal` says why.
 
-    All that an attack of the job may make of a row lies in the box that is bounded: that of l2 and l1 holds their balls.
+    Of numbers per epsilon `absolute` and `squared`, bounds of each row's error, the mean over its outputs; None where there is
+    none. All that an attack of the job may make of a row lies in the box that is bounded: that of l2 and l1 holds their balls.
     """
     if refusal(subject.model, subject.axes, attacks) is not None:
         return None
-    return [_at(subject, attacks, epsilon).tolist() for epsilon in epsilons]
+    at = _held if (subject.model.spec.targets or ())[0].says == "classes" else _errors
+    return [at(subject, attacks, epsilon) for epsilon in epsilons]
 
 
-def _at(subject: Subject, attacks: Sequence[AnyAttack], epsilon: float) -> Tensor:
-    networks = [subject.model.precise(member) for member in subject.axes.members]
-    classes, features = networks[0].spec.widths[0], networks[0].trunk.features
-    rows = max(1, ENTRIES // (classes * max(features, classes)))
-    found = []
+def _held(subject: Subject, attacks: Sequence[AnyAttack], epsilon: float) -> list[bool]:
+    """Which rows keep their class."""
+    found = [certain(subject.model, subject.axes, box, truth) for box, truth in _boxes(subject, attacks, epsilon)]
+    return cast("list[bool]", (torch.cat(found) & subject.right).tolist())
+
+
+def _errors(subject: Subject, attacks: Sequence[AnyAttack], epsilon: float) -> dict[str, list[float | None]]:
+    """The largest errors of each row, in the target's unit."""
+    far = torch.cat([farthest(subject.model, subject.axes, box, truth) for box, truth in _boxes(subject, attacks, epsilon)])
+    means = {"absolute": far.mean(-1), "squared": far.square().mean(-1)}
+    return {name: [error if math.isfinite(error) else None for error in mean.tolist()] for name, mean in means.items()}
+
+
+def _boxes(subject: Subject, attacks: Sequence[AnyAttack], epsilon: float) -> Iterator[tuple[Interval, Tensor]]:
+    """Boxes of all that the attacks may make of some rows, with what is right for them."""
+    network = subject.model.networks[subject.axes.members[0]]
+    width, features = network.spec.widths[0], network.trunk.features
+    rows = max(1, ENTRIES // (width * max(features, width)))
     for x, truth in zip(subject.x.double().split(rows), subject.truth.split(rows), strict=True):
         subject.beat()
-        box = _hull([reach(x, epsilon * (1 + WIDER), placed(each, subject.model)) for each in attacks if not isinstance(each, Corruption)])
-        found.append(certain(subject.model, subject.axes, box, truth))
-    return torch.cat(found) & subject.right
+        reached = [reach(x, epsilon * (1 + WIDER), placed(each, subject.model)) for each in attacks if not isinstance(each, Corruption)]
+        yield _hull(reached), truth
 
 
 def _hull(boxes: Sequence[Interval]) -> Interval:
@@ -99,6 +118,27 @@ def certain(model: Model, axes: Axes, box: Interval, labels: Tensor) -> Tensor:
             total += weight * _share(pairs, slack, labels, axes)
     # Where nothing was added the total is 0, which decides nothing.
     return sure | _others(total > 0, labels).all(-1)
+
+
+@torch.no_grad()
+def farthest(model: Model, axes: Axes, box: Interval, truth: Tensor) -> Tensor:
+    """Upper bounds [N, D] of how far the first target's answer, the networks' weighted mean, lies from numbers [N, D] in boxes [N, ...].
+
+    Every head's mean rises with each of its raw outputs, so that the ends of their intervals are read like any outputs.
+    """
+    weights = network_weights(axes, len(axes.members)).reshape(len(axes.members), -1).sum(1)
+    low, high = torch.zeros_like(truth, dtype=torch.float64), torch.zeros_like(truth, dtype=torch.float64)
+    for member, weight in zip(axes.members, weights, strict=True):
+        network = model.precise(member)
+        target, unit = network.spec.targets[0], network.units[0]
+        raw = bounds.bounds(network, box)[target.name]
+        ends = [target.read(end, unit.mean, unit.std).mean for end in (raw.low, raw.high)]
+        if ends[0] is None or ends[1] is None:
+            raise TypeError("a head of numbers says means")
+        slack = SLACK * (unit.std + torch.maximum((ends[0] - unit.mean).abs(), (ends[1] - unit.mean).abs()))
+        slack = slack + FLOAT32 * unit.mean.abs()
+        low, high = low + weight * (ends[0] - slack), high + weight * (ends[1] + slack)
+    return torch.maximum((low - truth).abs(), (high - truth).abs())
 
 
 def _share(pairs: Tensor, slack: Tensor, labels: Tensor, axes: Axes) -> Tensor:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.inference import report_adversarial, report_averages, report_scales
+from service.inference import report_adversarial, report_averages, report_robustness, report_scales
 from service.inference.report_markup import Html, document, element, figure, folded, number, section, table
 from service.inference.report_stopping_page import stopping
 from service.inference.report_tables import COLUMNS, metrics_table, named_targets
@@ -14,6 +14,9 @@ UNSAID = ("argmax", None)
 """Decisions that need no word: the default, and that there is none."""
 NOISELESS = ("mse", "mae", "huber", "quantile")
 """Losses of numbers that say nothing of their noise."""
+UNATTACKED = "Robustness to noise and attacks: it takes a robustness job."
+BELOW = (b'<section class="wide"><h2>In detail</h2>', b"</main>", b"</body>")
+"""What robustness is put before: the first of these that a page has, pages of older releases among them."""
 MOST_LISTED = 200
 """Entries of a list in the spec that are shown."""
 
@@ -47,6 +50,15 @@ def render(measured: Found, plots: Mapping[str, bytes], about: Found) -> bytes:
         section("Not measured", element("p", " ".join(unmeasured(measured, spec))), wide=True),
     ]
     return document(f"{about['name']} · Temper", _header(about), element("main", *sections))
+
+
+def with_robustness(page: bytes, found: Found, svg: bytes | None) -> bytes:
+    """A stored page with a robustness job's result, which came after it, in the place of the sentence that says there is none."""
+    above, silent, below = page.rpartition(f"{UNATTACKED} ".encode())
+    page = above + below if silent else page
+    # Text on the page is escaped, and so cannot look like the place.
+    place = next((at for mark in BELOW if (at := page.rfind(mark)) >= 0), len(page))
+    return page[:place] + report_robustness.shown(found, svg).encode() + page[place:]
 
 
 def _header(about: Found) -> Html:
@@ -206,7 +218,7 @@ def short(value: Any) -> Any:
 
 def unmeasured(measured: Found, spec: Found) -> Sequence[str]:
     """Sentences on what this report is silent about, and why."""
-    splits, said = measured["splits"], ["Robustness to noise and attacks: it takes a robustness job."]
+    splits, said = measured["splits"], [UNATTACKED]
     if splits["test"] is None:
         said.append("Rows never seen: the split has no test part.")
     if measured["early_stopping"] is None:

@@ -13,7 +13,6 @@ from service.inference.model import Model
 from service.inference.neighbours import Neighbours
 from service.inference.pools import Classes, Numbers
 from service.inference.units import run
-from service.seeds import derive
 from service.tricks.attacks import AnyAttack, Attacked, Perturbation
 from service.tricks.modes import Axes
 from service.tricks.targets import agrees
@@ -105,9 +104,7 @@ class Subject:
         rows = self.right.nonzero().squeeze(1)
         for chosen in rows.split(rows_at_once(self.model, self.axes)) if len(rows) else ():
             loss_of = self.loss(chosen, attack)
-            # A stream per batch: with one seed for all, every batch would see the same noise.
-            drawn = attack.model_copy(update={"seed": derive(attack.seed, self.first + int(chosen[0]), "attack")})
-            result = run(drawn, self.x.index_select(0, chosen), loss_of, box)
+            result = run(attack, self.x.index_select(0, chosen), loss_of, box, self.first + chosen)
             outcome = outcome.noted(chosen, result, ~loss_of.judge().broken(result.inputs))
         return outcome
 

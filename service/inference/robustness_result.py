@@ -1,6 +1,7 @@
 """A robustness job's result: curves with intervals, the worst case per row, and what broke each row."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,14 @@ from service.tricks.ladder import RUNGS
 
 Bools = NDArray[np.bool_]
 Pieces = Sequence[dict[str, Any]]
+WORST = {"absolute": "mae", "squared": "mse"}
+"""What a result calls the bounds of errors: means over a row's outputs, and then over rows."""
 SHOWN = ("type", "norm", "steps", "restarts", "loss", "targets", "queries", "target", "source", "unit")
 """Fields of an attack that a result repeats."""
+
+NAMING = ("norm", "loss", "targets", "target", "source", "unit")
+"""Fields that tell attacks of one type apart, beside its `type`."""
+USUAL = {"targets": 0, "unit": "raw"}
 
 
 def interval(right: int, rows: int, level: float = 0.95) -> tuple[float, float]:
@@ -30,6 +37,18 @@ def accuracy(right: Bools) -> dict[str, float]:
     """A share of rows with its interval."""
     low, high = interval(int(right.sum()), len(right))
     return {"accuracy": float(right.mean()), "low": low, "high": high}
+
+
+def named(attack: Mapping[str, Any]) -> str:
+    """An attack in few words."""
+    more = [_word(key, attack[key]) for key in NAMING if attack.get(key) is not None and USUAL.get(key) != attack[key]]
+    return " ".join([attack["type"].replace("_", " "), *more])
+
+
+def _word(key: str, value: Any) -> str:
+    if key == "source":
+        return f"through member {value['members']}"
+    return f"x {value}" if key == "targets" else f"to {value}" if key == "target" else f"{value}".replace("_", " ")
 
 
 def combine(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[float]) -> dict[str, Any]:
@@ -56,11 +75,14 @@ def combine(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[flo
 def certified(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[float], refusal: str | None) -> dict[str, Any]:
     """What intervals verify: per epsilon the share of rows whose class nothing within it changes, and per row the largest such epsilon.
 
-    Gaussian noise in linf leaves the ball: rows that it broke are not counted. Without bounds there is the reason in words.
+    Gaussian noise in linf leaves the ball: rows that it broke are not counted. Without bounds there is the reason in words. Of
+    numbers see `_bounded`.
     """
     head = {"method": "interval_bounds", "norm": "linf", "reason": refusal}
     if refusal is not None:
         return {**head, "curve": None, "per_row": None}
+    if pieces[0]["errors"] is not None:
+        return {**head, **_bounded(pieces, attacks, epsilons)}
     rows = np.array([[held for part in pieces for held in part["verified"][e]] for e in range(len(epsilons))], dtype=bool)
     for a in [a for a, attack in enumerate(attacks) if isinstance(attack, GaussianNoise) and attack.norm == "linf"]:
         standing = np.array([_rows(pieces, a, e, "standing") for e in range(len(epsilons))], dtype=bool)
@@ -68,6 +90,28 @@ def certified(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[f
     points = [{"epsilon": epsilon, **accuracy(held)} for epsilon, held in zip(epsilons, rows, strict=True)]
     largest = [max((epsilon for epsilon, held in zip(epsilons, row, strict=True) if held), default=None) for row in rows.T]
     return {**head, "curve": [{**point, "verified_error": 1 - point["accuracy"]} for point in points], "per_row": largest}
+
+
+def _bounded(pieces: Pieces, attacks: Sequence[AnyAttack], epsilons: Sequence[float]) -> dict[str, Any]:
+    """Per epsilon the largest `mae`, `mse` and `rmse` over the rows that intervals allow, and per row `mae` and `mse` at each epsilon.
+
+    Null where a row has no bound. Gaussian noise in linf leaves the ball: where it did worse, its error stands.
+    """
+    found = {name: [[error for part in pieces for error in part["verified"][e][name]] for e in range(len(epsilons))] for name in WORST}
+    table = {short: np.array(found[name], dtype=float) for name, short in WORST.items()}  # null is not a number
+    for a in [a for a, attack in enumerate(attacks) if isinstance(attack, GaussianNoise) and attack.norm == "linf"]:
+        noise = np.maximum.accumulate([_rows(pieces, a, e, "errors") for e in range(len(epsilons))], axis=0)
+        # The mean of absolute errors is at most the root of the mean of their squares.
+        table = {"mae": np.maximum(table["mae"], np.sqrt(noise)), "mse": np.maximum(table["mse"], noise)}
+    points = []
+    for e, epsilon in enumerate(epsilons):
+        means = {short: float(errors[e].mean()) for short, errors in table.items()}
+        known = {**means, "rmse": math.sqrt(means["mse"])} if math.isfinite(means["mse"]) else dict.fromkeys((*means, "rmse"))
+        points.append({"epsilon": epsilon, **known})
+    rows = {
+        short: [[None if math.isnan(error) else error for error in row] for row in errors.T.tolist()] for short, errors in table.items()
+    }
+    return {"curve": points, "per_row": rows}
 
 
 def _fields(attack: AnyAttack) -> dict[str, Any]:

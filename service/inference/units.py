@@ -56,15 +56,15 @@ class Scaled:
         return replace(self, loss_of=self.loss_of.towards(classes))
 
 
-def run(attack: AnyAttack, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
-    """One attack on rows, in the unit of its epsilon; epsilon 0 gives them back bit by bit."""
+def run(attack: AnyAttack, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
+    """One attack on rows, in the unit of its epsilon; epsilon 0 gives them back bit by bit. `numbers` as of the attack."""
     if isinstance(attack, Corruption):
-        return attack(x, loss_of, box)
+        return attack(x, loss_of, box, numbers)
     if attack.epsilon == 0:
         return Attacked(x.clone())
     if box.unit is None:
-        return attack(x, loss_of, box)
+        return attack(x, loss_of, box, numbers)
     start = x / box.unit
     low, high = (None if bound is None else bound / box.unit for bound in (box.low, box.high))
-    found = attack(start, Scaled(loss_of, x, start, box.unit), Box(low, high, box.movable))
+    found = attack(start, Scaled(loss_of, x, start, box.unit), Box(low, high, box.movable), numbers)
     return found._replace(inputs=box.apply(x, (found.inputs - start) * box.unit))

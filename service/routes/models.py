@@ -15,6 +15,7 @@ from service.errors import Invalid, NotFound, invalid
 from service.flaws import flaws_of
 from service.inference import bags, card, exporting, weight_scaling
 from service.inference.model import FILES
+from service.inference.report_page import with_robustness
 from service.routes import conditions
 from service.routes.dependencies import Project, Services, ServicesHere, accepts_json
 from service.routes.model_answers import AliasAnswer, AliasHistoryAnswer, AliasRequest, ModelAnswer, ModelPageAnswer, model_answer
@@ -110,8 +111,16 @@ def _report(services: Services, project: str, model: Model) -> dict[str, Any]:
 
 @router.get(PATH + "/{ref}/report.html", response_class=HTMLResponse, responses=CONDITIONS)
 def report_page(ref: str, request: Request, services: ServicesHere, project: Project) -> Response:
-    """The report as one self-contained page."""
-    return _stored(find(services, project, ref), "report.html", services, request)
+    """The report as one self-contained page, with what the newest robustness job found."""
+    model = find(services, project, ref)
+    with services.database.read() as c:
+        job = _newest_robustness(c, project, model)
+    if job is None or job.result is None or "report.html" not in model.files:
+        return _stored(model, "report.html", services, request)
+    files = _with_picture(model, job).files
+    svg = services.shelf.read(files["robustness.svg"]) if "robustness.svg" in files else None
+    content = with_robustness(services.shelf.read(files["report.html"]), job.result, svg)
+    return _answered(request, content, "report.html", digest=sha256(content).hexdigest())
 
 
 @router.get(PATH + "/{ref}/plots/{name}.svg", response_class=Response, responses=PICTURE)

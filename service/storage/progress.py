@@ -7,6 +7,8 @@ from service.storage.sessions import AnyRow
 
 DONE = ("succeeded", "failed", "cancelled")
 PHASES = ("waiting", "preparing", "training", "retraining", "evaluating", "publishing")
+KEPT = "members_kept"
+"""In a shard's progress, once it has ended: how many of its members have something to keep."""
 RISING = frozenset({"accuracy", "balanced_accuracy", "f1_macro", "auroc", "r2"})  # metrics of which more is better
 
 
@@ -60,7 +62,13 @@ def _over(job: AnyRow) -> tuple[str, ...]:
 def _members_done(job: AnyRow, learning: Sequence[AnyRow], over: set[int]) -> int:
     if any(part.kind != "train" for part in learning):  # shards of rows: each holds all members
         return int(job.progress["members"]) if len(over) == len(learning) else 0
-    return sum(len(part.members) if part.number in over else _reported(part, "members_done") or 0 for part in learning)
+    return sum(_kept(part) if part.state == "succeeded" else _reported(part, "members_done") or 0 for part in learning)
+
+
+def _kept(part: AnyRow) -> int:
+    """Members of a shard that succeeded of which there is something: all, unless a stop came before an epoch of theirs."""
+    known = _reported(part, KEPT)
+    return len(part.members) if known is None else int(known)
 
 
 def _epoch(learning: Sequence[AnyRow], over: set[int]) -> int:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, case, func, or_, select, text, update
 from service.storage import events, logs, metrics, models
 from service.storage.folding import DRAINED, LOST, fold, fold_progress, lock_job, lock_shards
 from service.storage.metrics import Metric
-from service.storage.progress import DONE
+from service.storage.progress import DONE, KEPT
 from service.storage.sessions import AnyRow, now
 from service.storage.tables import OPEN, jobs, shards
 
@@ -192,8 +192,13 @@ def checkpoint(c: Connection, claim: Claim, record: dict[str, Any]) -> None:
 
 
 def finish(c: Connection, claim: Claim, result: dict[str, Any]) -> None:
-    """End a shard that learnt or measured; the last one to end puts the publish shard in line; raises Ghost."""
-    _write(c, claim, state="succeeded", result=result, owner=None, lease=None)
+    """End a shard that learnt or measured; the last one to end puts the publish shard in line; raises Ghost.
+
+    Where `result` lists `members`, those are what it keeps: after a stop they may be fewer than it was given.
+    """
+    known = c.execute(select(shards.c.progress).where(*_mine(claim))).scalar_one_or_none() or {}
+    kept = {KEPT: len(result["members"])} if isinstance(result.get("members"), list) else {}
+    _write(c, claim, state="succeeded", result=result, progress={**known, **kept}, owner=None, lease=None)
     fold(c, claim.job_id)
 
 

@@ -60,15 +60,15 @@ class APGD(Perturbation):
     def passes(self) -> int:
         return max(1, self.targets) * self.restarts * (4 * self.steps + 4) + 3
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """The first iterate that breaks a row, else the one with the largest loss."""
-        generator, loss_of = self.generator(x), loss_of.under(self.loss)
+        draws, loss_of = self.draws(x, numbers), loss_of.under(self.loss)
         _, slope, wrong = slope_of(x, loss_of)
         worst, alive = Worst.of(x), (~wrong).nonzero().squeeze(1)
         for loss in self._turns(x, loss_of):
             if not len(alive):
                 break
-            start = box.apply(x, self.ball.sample(x, self.epsilon, generator, box.movable)).index_select(0, alive)
+            start = box.apply(x, self.ball.sample(x, self.epsilon, draws, box.movable)).index_select(0, alive)
             ground = reach(x.index_select(0, alive), self.ball, self.epsilon, box)
             alive = Climb.begun(alive, start, loss.only(alive), ground, 2 * self.epsilon).run(self.steps, worst)
         return Attacked(worst.inputs, vanished(box.free(slope)))

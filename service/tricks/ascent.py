@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from service.tricks.attacks import gradient
+from service.tricks.draws import Common
 from service.tricks.norms import NORMS, Norm, NormName
 
 Loss = Callable[[Tensor], Tensor]
@@ -34,7 +35,10 @@ class Ball(NamedTuple):
 
     def start(self, x: Tensor, streams: Streams) -> Tensor | None:
         """A perturbation uniform in the ball; None, the clean rows, without streams."""
-        return drawn(x, streams, lambda part, stream: self.shape.sample(part, self.epsilon, stream, self.movable)) if streams else None
+        return drawn(x, streams, self._sample) if streams else None
+
+    def _sample(self, part: Tensor, stream: torch.Generator) -> Tensor:
+        return self.shape.sample(part, self.epsilon, Common(stream), self.movable)
 
     def climb(self, x: Tensor, loss_of: Loss, start: Tensor | None, *, size: float | Tensor, steps: int) -> Tensor:
         """Rows after projected steps of a length, one for all or broadcast against rows; no gradient flows through them."""

@@ -62,7 +62,7 @@ class Minimal(Perturbation):
     def nearest(self, x: Tensor, loss_of: LossOf, box: Box) -> tuple[Tensor, Tensor, Tensor]:
         """Per row the nearest broken point that was found, its distance (infinite: the row itself), and whether no slope was there."""
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """The nearest broken point where it lies in the ball, else the row moved towards it as far as the ball goes."""
         nearest, distances, flat = self.nearest(x, loss_of, box)
         towards = self.ball.project(box.free(nearest - x), self.epsilon)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from service.tricks.draws import Draws
 from service.tricks.perturbation import Attacked, Box, Disturbance, LossOf
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -35,13 +36,13 @@ class Corruption(Disturbance):
         """All severities, whatever the epsilons of a job's attacks."""
         return SEVERITIES
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """Rows corrupted, within the bounds of the training rows."""
-        moved = self.corrupted(x, box, self.generator(x))
+        moved = self.corrupted(x, box, self.draws(x, numbers))
         return Attacked(box.inside(x, moved) if self.pictures_only else moved)
 
     @abstractmethod
-    def corrupted(self, x: Tensor, box: Box, generator: torch.Generator) -> Tensor:
+    def corrupted(self, x: Tensor, box: Box, draws: Draws) -> Tensor:
         """A changed copy of rows [N, ...]."""
 
 
@@ -52,7 +53,7 @@ class Blur(Corruption):
     """Out of focus."""
     strengths = (0.02, 0.03, 0.045, 0.06, 0.08)
 
-    def corrupted(self, x: Tensor, box: Box, generator: torch.Generator) -> Tensor:
+    def corrupted(self, x: Tensor, box: Box, draws: Draws) -> Tensor:
         planes = x.unsqueeze(1) if x.ndim == 3 else x.movedim(-1, 1)
         sigma = self.strength * min(planes.shape[-2:])
         reach = min(math.ceil(3 * sigma), min(planes.shape[-2:]) - 1)
@@ -72,7 +73,7 @@ class Contrast(Corruption):
     """Towards the image's own grey."""
     strengths = (0.75, 0.5, 0.4, 0.3, 0.15)
 
-    def corrupted(self, x: Tensor, box: Box, generator: torch.Generator) -> Tensor:
+    def corrupted(self, x: Tensor, box: Box, draws: Draws) -> Tensor:
         mean = x.flatten(1).mean(1).view(-1, *[1] * (x.ndim - 1))
         return mean + self.strength * (x - mean)
 
@@ -84,7 +85,7 @@ class Brightness(Corruption):
     """Too much light."""
     strengths = (0.1, 0.2, 0.3, 0.4, 0.5)
 
-    def corrupted(self, x: Tensor, box: Box, generator: torch.Generator) -> Tensor:
+    def corrupted(self, x: Tensor, box: Box, draws: Draws) -> Tensor:
         return x + self.strength * _span(box, x)
 
 
@@ -95,11 +96,11 @@ class Shift(Corruption):
     """Off centre, by whole pixels and at least one."""
     strengths = (0.04, 0.08, 0.12, 0.16, 0.2)
 
-    def corrupted(self, x: Tensor, box: Box, generator: torch.Generator) -> Tensor:
+    def corrupted(self, x: Tensor, box: Box, draws: Draws) -> Tensor:
         moved = x
         for axis in (1, 2):
             extent = x.shape[axis]
-            signs = torch.randint(0, 2, (len(x),), generator=generator, device=x.device) * 2 - 1
+            signs = draws.below(2, (len(x),)) * 2 - 1
             sources = torch.arange(extent, device=x.device) - (signs * math.ceil(self.strength * extent)).unsqueeze(1)
             shape = [len(x) if i == 0 else extent if i == axis else 1 for i in range(x.ndim)]
             inside = ((sources >= 0) & (sources < extent)).view(shape)
@@ -115,12 +116,12 @@ class Occlusion(Corruption):
     """Partly covered."""
     strengths = (0.15, 0.25, 0.35, 0.45, 0.55)
 
-    def corrupted(self, x: Tensor, box: Box, generator: torch.Generator) -> Tensor:
+    def corrupted(self, x: Tensor, box: Box, draws: Draws) -> Tensor:
         covered = torch.ones(1, dtype=torch.bool, device=x.device)
         for axis in (1, 2):
             extent = x.shape[axis]
             side = max(1, round(self.strength * extent))
-            first = torch.randint(0, extent - side + 1, (len(x),), generator=generator, device=x.device).view(-1, *[1] * (x.ndim - 1))
+            first = draws.below(extent - side + 1, (len(x),)).view(-1, *[1] * (x.ndim - 1))
             places = torch.arange(extent, device=x.device).view([-1 if i == axis else 1 for i in range(x.ndim)])
             covered = covered & (places >= first) & (places < first + side)
         return torch.where(covered, _low(box, x) + _span(box, x) / 2, x)
@@ -134,11 +135,11 @@ class Missing(Corruption):
     strengths = (0.1, 0.2, 0.3, 0.4, 0.5)
     pictures_only = False
 
-    def corrupted(self, x: Tensor, box: Box, generator: torch.Generator) -> Tensor:
+    def corrupted(self, x: Tensor, box: Box, draws: Draws) -> Tensor:
         if box.blank is None or box.fields is None:
             raise ValueError("a box for missing fields knows what a missing one looks like")
         count = int(box.fields.max()) + 1
-        gone = torch.rand(len(x), count, generator=generator, device=x.device) < self.strength
+        gone = draws.uniform((len(x), count)) < self.strength
         return torch.where(gone[:, box.fields.flatten()].view_as(x), box.blank.to(x.dtype), x)
 
 

@@ -21,7 +21,7 @@ class FGSM(Perturbation):
     def passes(self) -> int:
         return 3
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """One step of full length."""
         slope = box.free(gradient(x, loss_of.under("cross_entropy")))
         moved = self.perturb(x, self.epsilon * self.ball.direction(box.opening(x, slope, self.ball)), box)
@@ -60,9 +60,9 @@ class PGD(Perturbation):
     def passes(self) -> int:
         return self.restarts * (4 * self.steps + 1)
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """The first iterate that breaks a row, else the one with the largest loss."""
-        generator, loss_of = self.generator(x), loss_of.under(self.loss)
+        draws, loss_of = self.draws(x, numbers), loss_of.under(self.loss)
         values, slope, wrong = slope_of(x, loss_of)
         worst, alive = Worst.of(x), (~wrong).nonzero().squeeze(1)
         for _ in range(self.restarts):
@@ -70,7 +70,7 @@ class PGD(Perturbation):
                 break
             ground, loss = reach(x.index_select(0, alive), self.ball, self.epsilon, box), loss_of.only(alive)
             if self.random_start:
-                start = box.apply(x, self.ball.sample(x, self.epsilon, generator, box.movable)).index_select(0, alive)
+                start = box.apply(x, self.ball.sample(x, self.epsilon, draws, box.movable)).index_select(0, alive)
                 seen = slope_of(start, loss)
             else:  # the clean rows have just been looked at
                 start = x.index_select(0, alive)

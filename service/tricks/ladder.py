@@ -42,17 +42,18 @@ class Ladder(Perturbation):
             Square(**shared, queries=self.queries),
         )
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """The first point of any rung that breaks a row, else the one with the largest margin of all rungs."""
         judge = loss_of.under("margin")
         worst, flat = Worst.of(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         broken_by = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
         alive = (~loss_of.broken(x)).nonzero().squeeze(1)
+        places = torch.arange(len(x), device=x.device) if numbers is None else numbers
         for number, rung in enumerate(self.rungs()):
             if not len(alive):
                 break
             loss = loss_of.only(alive)
-            found = rung(x[alive], loss, box)
+            found = rung(x[alive], loss, box, places[alive])
             if found.zero_gradients is not None:
                 flat[alive] |= found.zero_gradients
             with torch.no_grad():

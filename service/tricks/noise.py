@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation
@@ -14,9 +13,9 @@ class GaussianNoise(Perturbation):
     type: Literal["gaussian_noise"] = "gaussian_noise"
     """Gaussian noise."""
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """One draw per row."""
-        noise = box.free(torch.randn(x.shape, generator=self.generator(x), device=x.device))
+        noise = box.free(self.draws(x, numbers).normal(x.shape))
         return self.perturb(x, noise * self.epsilon if self.norm == "linf" else self.stretched(noise), box)
 
 
@@ -26,9 +25,9 @@ class UniformNoise(Perturbation):
     type: Literal["uniform_noise"] = "uniform_noise"
     """Noise uniform in the ball."""
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """One draw per row."""
-        return self.perturb(x, self.ball.sample(x, self.epsilon, self.generator(x), box.movable), box)
+        return self.perturb(x, self.ball.sample(x, self.epsilon, self.draws(x, numbers), box.movable), box)
 
 
 class RandomSign(Perturbation):
@@ -37,7 +36,7 @@ class RandomSign(Perturbation):
     type: Literal["random_sign"] = "random_sign"
     """Every entry up or down by epsilon, at random."""
 
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """One draw per row."""
-        signs = torch.randint(0, 2, x.shape, generator=self.generator(x), device=x.device).to(x.dtype) * 2 - 1
+        signs = self.draws(x, numbers).signs(x.shape)
         return self.perturb(x, self.stretched(box.free(signs)), box)

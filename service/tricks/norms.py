@@ -5,6 +5,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from service.tricks.draws import Draws
+
 NormName = Literal["linf", "l2", "l1"]
 
 
@@ -33,7 +35,7 @@ class Norm(Protocol):
         """The nearest perturbation no longer than epsilon (l1, l2: in Euclidean distance). `out` may be overwritten, also delta itself."""
         ...
 
-    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
+    def sample(self, like: Tensor, epsilon: float, draws: Draws, movable: Tensor | None = None) -> Tensor:
         """A perturbation uniform in the ball of the entries that may move (None: all)."""
         ...
 
@@ -65,8 +67,8 @@ class Linf:
     def project(self, delta: Tensor, epsilon: float, *, out: Tensor | None = None) -> Tensor:
         return torch.clamp(delta, -epsilon, epsilon, out=out)
 
-    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
-        noise = torch.empty(like.shape, device=like.device).uniform_(-epsilon, epsilon, generator=generator)
+    def sample(self, like: Tensor, epsilon: float, draws: Draws, movable: Tensor | None = None) -> Tensor:
+        noise = draws.uniform(like.shape, -epsilon, epsilon)
         return noise if movable is None else noise * movable
 
     def reach(self, slope: Tensor, room: Tensor, needed: Tensor) -> Tensor:
@@ -95,12 +97,12 @@ class L2:
         length = self.length(delta)
         return delta * rows(torch.where(length > epsilon, epsilon / length.clamp(min=1e-30), torch.ones_like(length)), delta)
 
-    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
-        direction = torch.randn(like.shape, generator=generator, device=like.device)
+    def sample(self, like: Tensor, epsilon: float, draws: Draws, movable: Tensor | None = None) -> Tensor:
+        direction = draws.normal(like.shape)
         free = direction[0].numel() if movable is None else int(movable.expand(like.shape[1:]).count_nonzero())
         if movable is not None:
             direction = direction * movable
-        radius = torch.rand(len(like), generator=generator, device=like.device) ** (1 / max(free, 1))
+        radius = draws.uniform((len(like),)) ** (1 / max(free, 1))
         return direction * rows(epsilon * radius / self.length(direction).clamp(min=1e-30), direction)
 
     def reach(self, slope: Tensor, room: Tensor, needed: Tensor) -> Tensor:
@@ -136,12 +138,12 @@ class L1:
         inside = flat.sum(1, keepdim=True) <= epsilon
         return torch.where(inside, delta.flatten(1), delta.flatten(1).sign() * shrunk).view_as(delta)
 
-    def sample(self, like: Tensor, epsilon: float, generator: torch.Generator, movable: Tensor | None = None) -> Tensor:
+    def sample(self, like: Tensor, epsilon: float, draws: Draws, movable: Tensor | None = None) -> Tensor:
         # Exponentials over their sum and one more are uniform in the simplex; signs make the ball of it.
-        sizes = -torch.rand(like.shape, generator=generator, device=like.device).clamp(min=1e-30).log()
-        signs = torch.randint(0, 2, like.shape, generator=generator, device=like.device).to(like.dtype) * 2 - 1
+        sizes = -draws.uniform(like.shape).clamp(min=1e-30).log()
+        signs = draws.signs(like.shape)
         sizes = sizes if movable is None else sizes * movable
-        spare = -torch.rand(len(like), generator=generator, device=like.device).clamp(min=1e-30).log()
+        spare = -draws.uniform((len(like),)).clamp(min=1e-30).log()
         return signs * sizes * rows(epsilon / (self.length(sizes) + spare).clamp(min=1e-30), like)
 
     def reach(self, slope: Tensor, room: Tensor, needed: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from service.tricks.choices import refuse
 from service.tricks.criteria import CriterionName
+from service.tricks.draws import OfRows
 from service.tricks.norms import NORMS, Norm, NormName, rows
 from service.values import ITEMS, Seed, Value
 
@@ -179,8 +180,8 @@ class Disturbance(Value, ABC):
     """Of what is drawn for each row."""
 
     @abstractmethod
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
-        """Rows changed within the box."""
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
+        """Rows changed within the box; what is drawn for a row follows from the seed and its number, by default its place."""
 
     @property
     def passes(self) -> int:
@@ -204,9 +205,9 @@ class Disturbance(Value, ABC):
         """The same with what it takes by default written out."""
         return self
 
-    def generator(self, x: Tensor) -> torch.Generator:
-        """Its own stream."""
-        return torch.Generator(x.device).manual_seed(self.seed)
+    def draws(self, x: Tensor, numbers: Tensor | None) -> OfRows:
+        """A stream for each row [N, ...], by its number [N]; None: by its place."""
+        return OfRows.numbered(self.seed, torch.arange(len(x), device=x.device) if numbers is None else numbers.to(x.device))
 
 
 class Perturbation(Disturbance):

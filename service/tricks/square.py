@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from service.tricks.draws import Draws
 from service.tricks.norms import rows
 from service.tricks.perturbation import Attacked, Box, LossOf, Perturbation, value_of
 from service.tricks.windows import Windows, tiles
@@ -39,14 +40,14 @@ class Square(Perturbation):
         return self.queries + 2
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, loss_of: LossOf, box: Box) -> Attacked:
+    def __call__(self, x: Tensor, loss_of: LossOf, box: Box, numbers: Tensor | None = None) -> Attacked:
         """The first point that breaks a row, else the one with the largest margin."""
-        generator, loss_of = self.generator(x), loss_of.under("margin")
-        first, result = self._first(x, generator), x.clone()
+        draws, loss_of = self.draws(x, numbers), loss_of.under("margin")
+        first, result = self._first(x, draws), x.clone()
         alive = (~value_of(x, loss_of)[1]).nonzero().squeeze(1)
         if not len(alive):
             return Attacked(result)
-        origin, loss = x[alive], loss_of.only(alive)
+        origin, loss, draws = x[alive], loss_of.only(alive), draws.only(alive)
         best = box.apply(origin, self.stretched(box.free(first[alive])))
         values, broken = value_of(best, loss)
         for query in range(1, self.queries + 1):
@@ -54,33 +55,34 @@ class Square(Perturbation):
                 result[alive[broken]] = best[broken]
                 standing = (~broken).nonzero().squeeze(1)
                 alive, origin, best, values, loss = alive[standing], origin[standing], best[standing], values[standing], loss.only(standing)
+                draws = draws.only(standing)
             if not len(alive) or query == self.queries:
                 break
-            moved = box.apply(origin, self._proposal(best - origin, share(query, self.queries), generator, box))
+            moved = box.apply(origin, self._proposal(best - origin, share(query, self.queries), draws, box))
             found, broken = value_of(moved, loss)
             better = (found > values) | broken
             best, values = torch.where(rows(better, best), moved, best), torch.where(better, found, values)
         result[alive] = best
         return Attacked(result)
 
-    def _first(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _first(self, x: Tensor, draws: Draws) -> Tensor:
         """Where the search begins, up to its length: a sign for each entry, or tiles where an image's length is to be shared."""
-        return _signs(x.shape, generator, x) if self.norm == "linf" or x.ndim < 3 else tiles(x, generator)
+        return draws.signs(x.shape).to(x.dtype) if self.norm == "linf" or x.ndim < 3 else tiles(x, draws)
 
-    def _proposal(self, delta: Tensor, covered: float, generator: torch.Generator, box: Box) -> Tensor:
+    def _proposal(self, delta: Tensor, covered: float, draws: Draws, box: Box) -> Tensor:
         """A perturbation in the ball that differs from the last one within one window, or two."""
         # One sign per window, and per channel of [N, H, W, C].
         each = delta.shape if delta.ndim < 3 else (len(delta), 1, 1, *delta.shape[3:])
         if self.norm == "linf":
-            window = _entries(delta, covered, generator) if delta.ndim < 3 else Windows.drawn(delta, covered, generator).inside()
-            return torch.where(window, _signs(each, generator, delta) * self.epsilon, delta)
+            window = _entries(delta, covered, draws) if delta.ndim < 3 else Windows.drawn(delta, covered, draws).inside()
+            return torch.where(window, draws.signs(each).to(delta.dtype) * self.epsilon, delta)
         if delta.ndim < 3:
-            window, other = (_entries(delta, covered, generator) for _ in range(2))
-            pattern = torch.rand(delta.shape, generator=generator, device=delta.device).to(delta.dtype) * window
+            window, other = (_entries(delta, covered, draws) for _ in range(2))
+            pattern = draws.uniform(delta.shape).to(delta.dtype) * window
         else:
-            place, second = (Windows.drawn(delta, covered, generator, pyramids=True) for _ in range(2))
-            window, other, pattern = place.inside(), second.inside(), place.pyramids(generator)
-        pattern = box.free(pattern * _signs(each, generator, delta))
+            place, second = (Windows.drawn(delta, covered, draws, pyramids=True) for _ in range(2))
+            window, other, pattern = place.inside(), second.inside(), place.pyramids(draws)
+        pattern = box.free(pattern * draws.signs(each).to(delta.dtype))
         return self._relocated(delta, window, window | other, pattern)
 
     def _relocated(self, delta: Tensor, window: Tensor, emptied: Tensor, pattern: Tensor) -> Tensor:
@@ -105,12 +107,8 @@ class Square(Perturbation):
         return self.ball.project((scaled.masked_fill(emptied, 0.0) + fresh) * self.epsilon, self.epsilon)
 
 
-def _signs(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randint(0, 2, shape, generator=generator, device=like.device).to(like.dtype) * 2 - 1
-
-
-def _entries(like: Tensor, covered: float, generator: torch.Generator) -> Tensor:
+def _entries(like: Tensor, covered: float, draws: Draws) -> Tensor:
     """Any entries of each row of a table [N, F], as booleans."""
     count = max(1, round(covered * like.shape[1]))
-    order = torch.rand(like.shape, generator=generator, device=like.device)
+    order = draws.uniform(like.shape)
     return order <= order.kthvalue(count, dim=1, keepdim=True).values

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from service.tricks.draws import Draws
 from service.tricks.norms import rows
 
 
@@ -18,16 +19,13 @@ class Windows:
     first: tuple[Tensor, Tensor]
 
     @classmethod
-    def drawn(cls, like: Tensor, covered: float, generator: torch.Generator, *, pyramids: bool = False) -> "Windows":
+    def drawn(cls, like: Tensor, covered: float, draws: Draws, *, pyramids: bool = False) -> "Windows":
         """Squares of that share of the pixels, as far as they have room, anywhere; for pyramids odd and at least 3 wide."""
         height, width = like.shape[1:3]
         side = max(1, round(math.sqrt(covered * height * width)))
         side = max(3, side | 1) if pyramids else side
         sides = min(side, height), min(side, width)
-        first = [
-            torch.randint(0, extent - most + 1, (len(like),), generator=generator, device=like.device)
-            for extent, most in zip((height, width), sides, strict=True)
-        ]
+        first = [draws.below(extent - most + 1, (len(like),)) for extent, most in zip((height, width), sides, strict=True)]
         return cls(like, sides, (first[0], first[1]))
 
     def _within(self) -> tuple[Tensor, Tensor]:
@@ -41,11 +39,11 @@ class Windows:
         inside = (down >= 0) & (down < self.sides[0]) & (along >= 0) & (along < self.sides[1])
         return _over(inside, self.like)
 
-    def pyramids(self, generator: torch.Generator) -> Tensor:
+    def pyramids(self, draws: Draws) -> Tensor:
         """Two pyramids of opposite signs in each, one above or one beside the other, and 0 elsewhere."""
         down, along = (place.clamp(0, side - 1) for place, side in zip(self._within(), self.sides, strict=True))
         upright, lying = (pattern.to(self.like.device)[down, along] for pattern in pair(*self.sides))
-        turned = torch.rand(len(self.like), generator=generator, device=self.like.device) < 0.5
+        turned = draws.below(2, (len(self.like),)) == 1
         shape = _over(torch.where(rows(turned, upright), lying, upright), self.like)
         return shape.to(self.like.dtype) * self.inside()
 
@@ -76,7 +74,7 @@ def _upright(height: int, width: int) -> Tensor:
     return torch.cat([above, -below / below.norm()])
 
 
-def tiles(like: Tensor, generator: torch.Generator) -> Tensor:
+def tiles(like: Tensor, draws: Draws) -> Tensor:
     """Images [N, H, W, ...] full of such pairs, five to the shorter side, each with a sign of its own per channel (ibid., section 3.3)."""
     height, width = like.shape[1:3]
     side = max(1, min(height, width) // 5)
@@ -84,7 +82,7 @@ def tiles(like: Tensor, generator: torch.Generator) -> Tensor:
     upright, lying = (_over(pattern.repeat(down, along).to(like)[None], like) for pattern in pair(side, side))
 
     def drawn(*depth: int) -> Tensor:
-        sides = torch.rand((len(like), down, along, *depth), generator=generator, device=like.device) < 0.5
+        sides = draws.signs((len(like), down, along, *depth)) > 0
         return sides.repeat_interleave(side, 1).repeat_interleave(side, 2)
 
     tiled = torch.where(_over(drawn(), like), lying, upright) * torch.where(drawn(*like.shape[3:]), 1.0, -1.0)

@@ -12,10 +12,12 @@ from service.inference.asking import ask
 from service.inference.attacking import AttackRequest, answer
 from service.inference.boxes import bounds_used, box_of
 from service.inference.deployed import Deployed, DeployedNumbers, attacked
-from service.inference.robustness import block_rows, rows_at_once
+from service.inference.robustness import Subject, block_rows, rows_at_once
 from service.inference.units import run
-from service.tricks.attacks import APGD, FAB, FGSM, PGD, Attack, Corruption, DeepFool, Ladder, gradient
+from service.tricks.attacks import APGD, FAB, FGSM, PGD, Attack, Corruption, DeepFool, Ladder, UniformNoise, gradient
+from service.tricks.corruption import Blur, Brightness, Contrast, Occlusion, Shift
 from service.tricks.modes import Asking, Mode
+from tests.inference.conftest import SHORT
 
 NUMBER = {"task": "regression", "name": "size"}
 BOTH = {"hidden": [4], "activation": "tanh", "dropout": {"input": 0.25, "hidden": 0.5}}
@@ -267,3 +269,38 @@ def test_labels_of_a_class_are_its_names(bench: Any, wrong: Any) -> None:
     with pytest.raises(Invalid) as caught:
         answer(bench.model(), AttackRequest.model_validate(sent), most_rows=10)
     assert [(flaw.pointer, flaw.code) for flaw in caught.value.flaws] == [("/labels/1", "unknown-choice")]
+
+
+DRAWING = [kind for kind in get_args(get_args(Attack)[0]) if kind not in (FGSM, DeepFool, FAB, Blur, Contrast, Brightness)]
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_what_is_drawn_for_a_row_is_its_own_in_any_batch(bench: Any, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    """Twelve equal rows: no two get the same noise, and it does not matter how many are moved side by side."""
+    pictures = kind in (Shift, Occlusion)
+    model = bench.model(hidden=[8], encoding=bench.encoding(shape=(6, 6)) if pictures else bench.encoding(16))
+    row = bench.inputs(1, 36)[0].view(6, 6) if pictures else bench.inputs(1, 16)[0]
+    x = row.expand(12, *row.shape).clone()
+    right = ask(model, x, Asking().axes(model))["kind"].prediction
+    size = {"severity": 5} if issubclass(kind, Corruption) else {"epsilon": 1e-3, "bounds": None}
+    sent = {"inputs": x.tolist(), "labels": [model.classes[0][int(each)] for each in right]}
+    asked = AttackRequest.model_validate({**sent, "attack": {"type": kind.model_fields["type"].default, **size, **SHORT.get(kind, {})}})
+    found = []
+    for most in (1000, 5, 1):
+        monkeypatch.setattr("service.inference.attacking.rows_at_once", lambda *_, most=most: most)
+        found.append(torch.tensor(answer(model, asked, most_rows=100)["inputs"]).float())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[2], found[0], rtol=0, atol=1e-6)
+    if kind not in (PGD, APGD, Ladder):  # which climb from wherever they start to the same corner
+        assert len(found[0].flatten(1).unique(dim=0)) >= (3 if pictures else 11), "Shift has four corners, Occlusion nine places or fewer"
+
+
+def test_a_job_draws_for_a_row_what_the_endpoint_draws(bench: Any) -> None:
+    """By its number in the part, whatever block it is in."""
+    model = bench.model(hidden=[8])
+    x = bench.inputs(9)
+    labels = ask(model, x, Asking().axes(model))["kind"].prediction
+    noise = UniformNoise(epsilon=1e-3, bounds=None, seed=5)
+    whole = bench.subject(model, x, labels).attack(noise).moved
+    late = Subject(model, Asking().axes(model), x[4:], labels[4:], first=4).attack(noise).moved
+    assert torch.equal(late, whole[4:])

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from service.inference.asking import ask
-from service.inference.certifying import certain, refusal, verified
+from service.inference.certifying import certain, farthest, refusal, verified
 from service.inference.curves import piece
 from service.inference.robustness_result import certified, combine
+from service.nets import bounds
 from service.nets.intervals import Interval
 from service.tricks.attacks import APGD, FAB, PGD, AnyAttack, Blur, GaussianNoise, Square, UniformNoise
 from service.tricks.modes import Asking
@@ -149,7 +150,7 @@ def test_what_cannot_be_verified_is_said(bench: Any) -> None:
     pgd = (PGD(epsilon=0.0),)
     dropped = bench.model(hidden=[6], dropout=0.3)
     reasons = [
-        (bench.model({"task": "regression", "name": "size"}), {}, pgd, "number"),
+        (bench.model({"task": "reconstruction", "name": "again"}), {}, pgd, "moves with the row"),
         (dropped, {"mode": "monte_carlo"}, pgd, "masks"),
         (bench.model(hidden=[6]), {}, (Blur(severity=1),), "severities"),
         (bench.model({"task": "classification", "name": "kind", "decision": {"costs": [[0, 1, 1]] * 3}}), {}, pgd, "costs"),
@@ -159,7 +160,9 @@ def test_what_cannot_be_verified_is_said(bench: Any) -> None:
         said = refusal(model, axes, attacks)
         assert said is not None
         assert word in said
-        assert verified(bench.subject(model, bench.inputs(3), [[0.0]] * 3 if word == "number" else None, **asked), attacks, [0.1]) is None
+        assert (
+            verified(bench.subject(model, bench.inputs(3), torch.zeros(3, 4) if "row" in word else None, **asked), attacks, [0.1]) is None
+        )
         assert certified([], attacks, [0.1], said) == {
             "method": "interval_bounds",
             "norm": "linf",
@@ -190,3 +193,77 @@ def test_a_network_without_bounds_has_a_reason_and_no_curve(bench: Any, monkeypa
     shown = certified([part], ATTACKS, EPSILONS, reason)
     assert (shown["reason"], shown["curve"], shown["per_row"]) == (reason, None, None)
     assert combine([part], ATTACKS, EPSILONS)["worst_case"], "what attacks found is there all the same"
+
+
+NUMBERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "one": ({}, {}),
+    "mean": ({}, {"members": "all"}),
+    "weighted": ({}, {"members": "all", "weights": [0.6, 0.3, 0.1]}),
+    "gaussian": ({"loss": "gaussian_nll"}, {"members": "all"}),
+    "quantiles": ({"loss": "quantile", "quantiles": [0.1, 0.4, 0.6]}, {}),
+    "tanh": ({"output": "tanh"}, {}),
+}
+FIELDWISE: tuple[AnyAttack, ...] = (
+    GaussianNoise(epsilon=0.0), UniformNoise(epsilon=0.0), PGD(epsilon=0.0, steps=8, bounds=None), PGD(epsilon=0.0, steps=5, norm="l2"),
+)  # fmt: skip
+
+
+def numbers_of(bench: Any, name: str, rows: int = 40, **fields: Any) -> Any:
+    """A regression under attack, of a size and with labels that are off."""
+    target, asked = NUMBERS[name]
+    model = bench.model({"task": "regression", "name": "size", **target}, size=3 if asked else 1, **{"hidden": [6], **fields})
+    x = bench.inputs(rows)
+    labels = bench.subject(model, x, torch.zeros(rows, 1), **asked).clean.mean + torch.linspace(-1, 1, rows).unsqueeze(1)
+    return bench.subject(model, x, labels, **asked)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_clean_error_is_at_most_attacked_error_is_at_most_its_bound(bench: Any, name: str) -> None:
+    """Row by row and as a whole, for squared and for absolute errors."""
+    found = numbers_of(bench, name)
+    part = json.loads(json.dumps(piece(found, FIELDWISE, EPSILONS)))
+    result, shown = combine([part], FIELDWISE, EPSILONS), certified([part], FIELDWISE, EPSILONS, None)
+    for e in range(len(EPSILONS)):
+        attacked = np.max([part["curves"][a][at]["errors"] for a in range(len(FIELDWISE)) for at in range(e + 1)], axis=0)
+        bound, absolute = (np.array(shown["per_row"][key])[:, e] for key in ("mse", "mae"))
+        assert (np.array(part["errors"]) <= attacked + 1e-12).all()
+        assert (attacked <= bound).all()
+        assert (np.sqrt(attacked) <= absolute).all(), "of one output"
+        assert result["clean"]["rmse"] <= result["worst_case"][e]["rmse"] <= shown["curve"][e]["rmse"]
+        assert shown["curve"][e]["mse"] == pytest.approx(bound.mean())
+        assert shown["curve"][e]["mae"] == pytest.approx(absolute.mean())
+    assert shown["curve"][0]["rmse"] == pytest.approx(result["clean"]["rmse"], rel=1e-3), "a point has no room"
+    assert shown["reason"] is None
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_nothing_in_a_box_errs_by_more_than_its_bound(bench: Any, name: str) -> None:
+    found = numbers_of(bench, name, 10)
+    box = Interval(found.x.double(), torch.full_like(found.x, 0.1).double())
+    most = farthest(found.model, found.axes, box, found.labels)
+    draws = torch.rand(1000, *found.x.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    draws[::2] = draws[::2].sign()
+    said = ask(found.model, (found.x + 0.1 * draws).flatten(0, 1), found.axes)["size"].mean.view(1000, 10, 1)
+    assert bool(((said - found.labels).abs() <= most).all())
+
+
+def test_of_a_linear_regression_the_bound_is_reached(bench: Any) -> None:
+    """In one of the corners of each box."""
+    model, x = bench.model({"task": "regression", "name": "size"}), bench.inputs(50)
+    found = bench.subject(model, x, torch.linspace(-3, 3, 50).unsqueeze(1))
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * x.shape[1])
+    for epsilon in (0.05, 0.5):
+        (held,) = verified(found, [PGD(epsilon=0.0, bounds=None)], [epsilon])
+        worst = torch.stack([torch.tensor(found.errors(x + epsilon * sign)) for sign in signs]).amax(0)
+        torch.testing.assert_close(torch.tensor(held["squared"]), worst, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(torch.tensor(held["absolute"]), worst.sqrt(), rtol=1e-3, atol=1e-3)
+
+
+def test_an_error_without_a_bound_is_null(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it leaves the range of numbers."""
+    found, attacks = numbers_of(bench, "one", 5), (PGD(epsilon=0.0, bounds=None),)
+    far = Interval.between(torch.full((5, 1), -1e200, dtype=torch.float64), torch.full((5, 1), 1e200, dtype=torch.float64))
+    monkeypatch.setattr(bounds, "bounds", lambda *_: {"size": far})
+    shown = certified([json.loads(json.dumps(piece(found, attacks, (0.1,))))], attacks, (0.1,), None)
+    assert shown["per_row"]["mse"] == [[None]] * 5
+    assert shown["curve"] == [{"epsilon": 0.1, "mae": None, "mse": None, "rmse": None}]

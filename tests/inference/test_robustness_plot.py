@@ -78,6 +78,11 @@ def test_errors_and_corruption_alone_have_a_picture() -> None:
         clean={"rmse": 1.0}, worst_case=curve, attacks=[{"type": "fgsm", "norm": "l2", "curve": curve}], per_row={"broken_at": [None]}
     )
     assert "chance" not in ids(robustness(numbers))
+    bounded = [{"epsilon": e, "mae": r, "mse": None if r is None else r * r, "rmse": r} for e, r in ((0.0, 1.0), (1.0, 80.0), (2.0, None))]
+    shown = robustness({**numbers, "certified": {"norm": "linf", "reason": None, "curve": bounded}})
+    assert "verified" in ids(shown)
+    assert "8" in texts(shown).split("\n"), "the axis ends at three times the worst error that was found"
+    assert "20" not in texts(shown).split("\n")
     severities = [{"severity": s, "accuracy": 0.9 - s / 10, "low": 0.0, "high": 1.0} for s in range(1, 6)]
     alone = result(worst_case=[], attacks=[{"type": "blur", "curve": severities}], per_row={"label": ["1"], "broken_at": [None]})
     assert "blur, severity 3" in texts(robustness(alone))

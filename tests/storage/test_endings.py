@@ -39,6 +39,22 @@ def left_out_and_failed(desk: Any) -> tuple[str, shards.Claim]:
     return job, publisher
 
 
+def test_members_are_done_that_a_stop_left_something_of(desk: Any) -> None:
+    """Of three shards one kept one of its two members, one kept none, and one never began."""
+    job = desk.submit(members=6, parts=3)
+    first, second = desk.grab("a"), desk.grab("b")
+    with desk.database.write() as c:
+        jobs.stop(c, PROJECT, job)
+        shards.finish(c, first, {"members": [{"member": 0}], "ordered": "user_stop"})
+        shards.finish(c, second, {"members": [], "ordered": "user_stop"})
+    assert desk.job(job).progress["members_done"] == 1
+    last = desk.grab()
+    with desk.database.write() as c:
+        assert shards.publish(c, last, Outcome(None, {}, None, "user_stop"))
+    ended = desk.job(job)
+    assert (ended.state, ended.progress["members_done"], ended.progress["members"]) == ("succeeded", 1, 6)
+
+
 def test_a_retry_publishes_after_what_a_stop_had_left_out(desk: Any) -> None:
     job, ghost = left_out_and_failed(desk)
     with desk.database.write() as c:

@@ -1,5 +1,7 @@
 """The main job over HTTP: a dataset goes in, predictions and a robustness check come out."""
 
+import base64
+import html
 import json
 import re
 from pathlib import Path
@@ -183,6 +185,12 @@ def test_a_robustness_job_tells_curves_worst_case_and_checks(desk: Desk, job: di
     assert picture.status_code == 200
     assert b'id="worst-case"' in picture.content
     assert len(picture.content) == result["picture"]["size"]
+    page = desk.http.get(f"/api/v1/models/{job['model']}/report.html")
+    assert "it takes a robustness job" not in page.text
+    assert base64.b64encode(picture.content).decode() in page.text
+    assert f"{result['checks'][0]['name']}: {result['checks'][0]['message']}" in html.unescape(page.text)
+    again = desk.http.get(f"/api/v1/models/{job['model']}/report.html", headers={"If-None-Match": page.headers["ETag"]})
+    assert again.status_code == 304
 
 
 def test_an_alias_is_guarded_by_accuracy_and_robust_accuracy(desk: Desk, job: dict[str, Any]) -> None:

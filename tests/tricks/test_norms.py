@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from service.tricks.draws import Common, Draws, OfRows
 from service.tricks.norms import NORMS
 
 N = 40
@@ -36,11 +37,12 @@ def test_projection_and_direction(norm: Any, seed: int, epsilon: float) -> None:
     torch.testing.assert_close((step * other).sum(1), gain, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("draws", [Common(torch.Generator().manual_seed(0)), OfRows.numbered(0, torch.arange(20_000))])
 @pytest.mark.parametrize("norm", NORMS)
-def test_uniform_noise_is_uniform_in_the_ball(norm: Any) -> None:
+def test_uniform_noise_is_uniform_in_the_ball(norm: Any, draws: Draws) -> None:
     """A ball of a share r of the radius holds r^d of the noise."""
     x = torch.zeros(20_000, 3)
-    delta = NORMS[norm].sample(x, 2.0, torch.Generator().manual_seed(0))
+    delta = NORMS[norm].sample(x, 2.0, draws)
     for share in (0.3, 0.5, 0.8):
         p = share**3
         inside = float((NORMS[norm].length(delta) <= 2.0 * share).double().mean())

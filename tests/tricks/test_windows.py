@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from service.tricks.attacks import Box, Square
+from service.tricks.draws import Common
 from service.tricks.windows import Windows, pair, pyramid, tiles
 from tests.tricks.test_attacks import Linear
 
@@ -16,6 +17,10 @@ SHAPES = [(20, 9, 9), (20, 8, 11), (20, 12, 7, 3), (20, 5, 1), (20, 2, 3)]
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(seed: int = 0) -> Common:
+    return Common(generator(seed))
 
 
 def by_the_equation(height: int, width: int) -> Tensor:
@@ -45,23 +50,23 @@ def test_pyramids_are_those_of_the_paper(height: int, width: int) -> None:
 @pytest.mark.parametrize("covered", [0.8, 0.2, 0.001])
 def test_windows_lie_within_the_image_and_pyramids_within_windows(shape: tuple[int, ...], pyramids: bool, covered: float) -> None:
     like = torch.zeros(shape)
-    found = Windows.drawn(like, covered, generator(), pyramids=pyramids)
+    found = Windows.drawn(like, covered, draws(), pyramids=pyramids)
     inside = found.inside().expand(shape)
     assert bool((inside.flatten(1).sum(1) == found.sides[0] * found.sides[1] * like[0, 0, 0].numel()).all())
-    filled = found.pyramids(generator()).expand(shape)
+    filled = found.pyramids(draws()).expand(shape)
     assert torch.equal(filled != 0, inside)
     torch.testing.assert_close(filled.flatten(1).norm(dim=1), torch.full((20,), like[0, 0, 0].numel() ** 0.5))
 
 
 def test_windows_and_turns_are_drawn_for_each_row() -> None:
     like = torch.zeros(400, 6, 6)
-    found = Windows.drawn(like, 0.25, generator())
+    found = Windows.drawn(like, 0.25, draws())
     assert set(found.first[0].tolist()) == set(found.first[1].tolist()) == set(range(4))
-    assert len(found.pyramids(generator()).unique(dim=0)) == 4 * 4 * 2
+    assert len(found.pyramids(draws(1)).unique(dim=0)) == 4 * 4 * 2
 
 
 def test_tiles_fill_an_image_with_pairs_of_equal_length() -> None:
-    found = tiles(torch.zeros(50, 28, 30, 2, dtype=torch.float64), generator())
+    found = tiles(torch.zeros(50, 28, 30, 2, dtype=torch.float64), draws())
     assert bool((found[:, 1:26, :30] != 0).all())
     assert not bool(found[:, [0, 26, 27]].any()), "five tiles of five pixels, in the middle"
     each = found[:, 1:26].unfold(1, 5, 5).unfold(2, 5, 5)
@@ -73,15 +78,15 @@ def window(shape: tuple[int, ...]) -> int:
     """Entries of a window that covers a tenth."""
     if len(shape) < 3:
         return round(0.1 * shape[1])
-    sides = Windows.drawn(torch.zeros(shape), 0.1, generator(), pyramids=True).sides
+    sides = Windows.drawn(torch.zeros(shape), 0.1, draws(), pyramids=True).sides
     return sides[0] * sides[1] * (shape[3] if len(shape) > 3 else 1)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (20, 30)])
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_a_proposal_fills_the_ball_and_changes_two_windows(shape: tuple[int, ...], norm: Any) -> None:
-    attack, draw = Square(epsilon=0.7, norm=norm), generator()
-    delta = torch.randn(shape, generator=draw, dtype=torch.float64)
+    attack, draw = Square(epsilon=0.7, norm=norm), draws()
+    delta = torch.randn(shape, generator=generator(), dtype=torch.float64)
     for length in (0.7, 0.4, 0.0):
         before = attack.ball.project(attack.stretched(delta), length)
         moved = attack._proposal(before, 0.1, draw, Box())
@@ -92,8 +97,8 @@ def test_a_proposal_fills_the_ball_and_changes_two_windows(shape: tuple[int, ...
 
 def test_a_window_gets_what_the_paper_gives_it() -> None:
     """Algorithm 3, row by row and channel by channel: rest and window are as they were, but for lengths, which the ball ends at 1."""
-    draw = generator()
-    delta = torch.randn((10, 9, 8, 3), generator=draw, dtype=torch.float64) / 40
+    draw = draws()
+    delta = torch.randn((10, 9, 8, 3), generator=generator(), dtype=torch.float64) / 40
     place, second = (Windows.drawn(delta, 0.15, draw, pyramids=True) for _ in range(2))
     pattern, both = place.pyramids(draw).expand(delta.shape), (place.inside() | second.inside()).expand(delta.shape)
     found = Square(epsilon=1.0, norm="l2")._relocated(delta, place.inside(), place.inside() | second.inside(), pattern)

@@ -59,9 +59,10 @@ def publish_robustness(assignment: Assignment, link: Link) -> Done:
 
 def _refusal(ground: Ground, spec: RobustnessSpec, pieces: Sequence[dict[str, Any]]) -> str | None:
     """Why rows are not verified; None where they are."""
-    if any("verified" not in part for part in pieces):
+    reason = certifying.refusal(ground.model, ground.axes, spec.attacks)
+    if reason is None and any(part.get("verified") is None for part in pieces):
         return "a part of the rows was attacked by an older release, which verified nothing"
-    return certifying.refusal(ground.model, ground.axes, spec.attacks)
+    return reason
 
 
 def picture_key(model_id: str, job_id: str) -> str:

@@ -9,10 +9,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from service.inference.plots.canvas import BLUE, INK, ORANGE, label, picture
+from service.inference.robustness_result import named
 
 Found = Mapping[str, Any]
+LEGEND_COLUMNS = 2
 DASHES = ("-", "--", ":", "-.")
 MOST_CLASSES = 30
+MOST_TIMES = 3
+"""Bounds of errors are shown up to so many times the largest error that was found: they grow without end."""
 
 
 class Example(NamedTuple):
@@ -29,7 +33,10 @@ def robustness(result: Found, examples: Sequence[Example] = (), span: tuple[floa
     per_row = result["per_row"]
     panels += [_classes] if result["worst_case"] and "accuracy" in result["worst_case"][0] and "label" in per_row else []
     panels += [_distances] if any(distance is not None for distance in per_row.get("distance", ())) else []
-    heights = [3.2 if panel is _curves else 2.6 for panel in panels] + [1.5 * len(examples)] * bool(examples)
+    lines = len(result["attacks"]) + 4  # and those of what is clean, worst, verified and chance
+    heights = [3.0 + 0.17 * -(-lines // LEGEND_COLUMNS) if panel is _curves else 2.6 for panel in panels] + [1.5 * len(examples)] * bool(
+        examples
+    )
 
     def draw(figure: Figure) -> None:
         parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).flatten()
@@ -47,8 +54,7 @@ def _curves(axes: Axes, result: Found) -> None:
     within = [attack for attack in result["attacks"] if "epsilon" in attack["curve"][0]]
     for i, attack in enumerate(within):
         points = attack["curve"]
-        name = f"{attack['type']} {attack.get('norm', '')}".strip()
-        axes.plot([p["epsilon"] for p in points], [p[measure] for p in points], color=BLUE, linestyle=DASHES[i % 4], label=name)
+        axes.plot([p["epsilon"] for p in points], [p[measure] for p in points], color=BLUE, linestyle=DASHES[i % 4], label=named(attack))
     axes.axhline(result["clean"][measure], color=ORANGE, linestyle=":", linewidth=1.2, label="clean", gid="clean")
     worst = result["worst_case"]
     at = [point["epsilon"] for point in worst]
@@ -56,26 +62,30 @@ def _curves(axes: Axes, result: Found) -> None:
     for attack in result["attacks"]:
         if attack not in within:
             axes.axhline(attack["curve"][2][measure], color=INK, linewidth=0.8, alpha=0.6, label=f"{attack['type']}, severity 3")
+    _verified(axes, result.get("certified"), measure)
     if measure == "accuracy":
         _interval(axes, worst, ORANGE, "interval")
-        _verified(axes, result.get("certified"))
         _, counts = np.unique(result["per_row"]["label"], return_counts=True)
         axes.axhline(counts.max() / counts.sum(), color=INK, linestyle=(0, (4, 3)), linewidth=1.0, label="chance", gid="chance")
         axes.set_ylim(0, 1.02)
     verdict = {True: "reliable", False: "NOT reliable", None: "not all checks ran"}[result["reliable"]]
     axes.set(xlabel="epsilon", ylabel=measure)
     axes.set_title(f"{result['rows']} rows of {result['split']} under attack: {verdict}")
-    axes.legend(loc="best", fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=LEGEND_COLUMNS, fontsize=8)
 
 
-def _verified(axes: Axes, certified: Found | None) -> None:
-    """The accuracy that no perturbation takes away; what lies between it and the worst case nobody knows."""
+def _verified(axes: Axes, certified: Found | None, measure: str) -> None:
+    """The accuracy that none takes away, or the error that none exceeds; what lies between it and the worst case nobody knows."""
     curve = None if certified is None else certified["curve"]
     if certified is None or curve is None:
         return
-    at, shares = ([point[key] for point in curve] for key in ("epsilon", "accuracy"))
-    axes.plot(at, shares, "s-", color=INK, markersize=3.5, label=f"verified, {certified['norm']}", gid="verified")
-    _interval(axes, curve, INK, "verified-interval")
+    at, values = [point["epsilon"] for point in curve], [np.nan if point[measure] is None else point[measure] for point in curve]
+    reached = axes.dataLim.y1
+    axes.plot(at, values, "s-", color=INK, markersize=3.5, label=f"verified, {certified['norm']}", gid="verified")
+    if measure == "accuracy":
+        _interval(axes, curve, INK, "verified-interval")
+    elif (top := MOST_TIMES * reached) < np.nanmax([0.0, *values]):
+        axes.set_ylim(0, top)
 
 
 def _interval(axes: Axes, points: Sequence[Found], color: str, name: str) -> None:
