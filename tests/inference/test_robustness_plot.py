@@ -41,7 +41,8 @@ def test_curves_interval_chance_classes_and_distances() -> None:
     assert {"worst-case", "interval", "chance", "classes", "distances"} <= ids(svg)
     assert "reliable" in texts(svg)
     assert "median 0.95" in texts(svg)
-    assert svg == robustness(result()), "equal inputs give equal bytes"
+    # The layout's last bits differ in one run of two or three.
+    assert {robustness(result()) for _ in range(4)} == {svg}, "equal inputs give equal bytes"
     assert len(svg) < 60_000
 
 

@@ -59,8 +59,17 @@ def picture(draw: Callable[[Figure], None], *, height: float, width: float = WID
         draw(figure)
         # By hand: a figure that owns a layout engine is laid out and drawn twice, which is most of what publishing a small model costs.
         ConstrainedLayoutEngine().execute(figure)
+        _settle(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Round where things stand: the layout's last bits are others in each run, and clip paths are named by them."""
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(9))
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position(original=True).bounds, 9))
 
 
 def label(text: str, most: int = 16) -> str:
