@@ -234,7 +234,7 @@ def test_what_the_file_starts_is_a_service(host: Host) -> None:
         assert not host.healthy("api")
         assert not host.healthy("worker")
         processes = [host.start("api"), host.start("worker")]
-        await_true(lambda: host.healthy("api") and host.healthy("worker"), 60)
+        await_true(lambda: host.healthy("api") and host.healthy("worker"), 180)
         key = host.run("api", "temper", "keys", "create", "tests", "--scope", "admin").stdout.strip()
         url = f"http://127.0.0.1:{host.ports['8000']}"
         assert httpx2.get(f"{url}/api/v1/datasets").status_code == 401

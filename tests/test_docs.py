@@ -121,7 +121,7 @@ def test_a_pages_commands_run(page: str, service: Launch, tmp_path: Path) -> Non
         (tmp_path / str(block.file)).write_text(block.text)
     for block in (block for block in BLOCKS if block.page == page and block.words in MARKED[1:]):
         command = program(block._replace(text=block.text.replace(ADDRESS, service.url)), tmp_path)
-        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **told}, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **told}, capture_output=True, text=True, timeout=250, check=False)
         assert done.returncode == 0, f"{block.name}\n{done.stdout}{done.stderr}"
 
 

@@ -13,7 +13,7 @@ from typing import Self
 from temper.embedded.folder import running
 from temper.errors import CannotStart
 
-START_S = 90.0
+START_S = 180.0  # a slow machine with cold caches; one that fails ends by itself
 STOP_S = 30.0
 
 

@@ -68,7 +68,7 @@ class Campaign:
         for kind in range(KINDS):
             self.expected[kind] = self._weights(self.ids.pop(kind - KINDS))
 
-    def submit(self, number: int, *, within_s: float = 60) -> None:
+    def submit(self, number: int, *, within_s: float = 180) -> None:
         """Post a job until it is known to be accepted."""
         ends = time.monotonic() + within_s
         while True:

@@ -60,7 +60,7 @@ class Field:
         for pid in found:
             os.kill(pid, number)
         if number in (signal.SIGKILL, signal.SIGTERM):
-            await_true(lambda: not any(alive(pid) for pid in found), 15)
+            await_true(lambda: not any(alive(pid) for pid in found), 60)
         return found
 
     @contextmanager
@@ -97,7 +97,7 @@ class Field:
 
     def whole(self) -> None:
         """Start what is dead, and return once the API answers and there are workers."""
-        await_true(self._whole, 60)
+        await_true(self._whole, 180)
 
     def _whole(self) -> bool:
         if isinstance(self.stack, Separate):
@@ -144,7 +144,7 @@ class Field:
         until(lambda: self.rows("SELECT 1 FROM shards WHERE job_id = :job AND checkpoint IS NOT NULL", job=job["id"]))
         return job
 
-    def ends(self, job: Answer, within_s: float = 60) -> Answer:
+    def ends(self, job: Answer, within_s: float = 180) -> Answer:
         """The job once it is done."""
         found: Answer = self.http.get(f"/api/v1/jobs/{job['id']}").json()
         return self.desk.wait(found, within_s=within_s)
@@ -187,7 +187,7 @@ class Field:
         self.database.close()
 
 
-def until(what: Callable[[], Any], within_s: float = 20) -> Any:
+def until(what: Callable[[], Any], within_s: float = 60) -> Any:
     """What the function returns once that is true; fails when the time is up."""
     ends = time.monotonic() + within_s
     while not (found := what()):

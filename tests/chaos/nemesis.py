@@ -66,7 +66,7 @@ class Nemesis(threading.Thread):
         self.join()
         if self.error is not None:
             raise self.error
-        await_true(self._whole, 60)
+        await_true(self._whole, 180)
 
     def _whole(self) -> bool:
         self.tend()

@@ -54,7 +54,7 @@ def served(folder: Path, **environment: str) -> Iterator[API]:
         command = [sys.executable, "-m", "service.app", "--port", str(port)]
         process = subprocess.Popen(command, cwd=ROOT, env=told, stderr=log)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=5).raise_for_status()

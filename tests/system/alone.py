@@ -34,7 +34,7 @@ def api(folder: Path, **environment: str) -> Iterator[Alone]:
         process = subprocess.Popen(command, cwd=ROOT, env=told, stderr=talk)
     alone = Alone(f"http://127.0.0.1:{port}", data, log, process)
     try:
-        await_true(lambda: _ready(alone), 60)
+        await_true(lambda: _ready(alone), 180)
         yield alone
     finally:
         process.terminate()

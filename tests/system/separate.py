@@ -76,7 +76,7 @@ class Separate:
         while len(self.workers) < self._wanted:
             self.start_worker()
 
-    def await_ready(self, within_s: float = 60) -> None:
+    def await_ready(self, within_s: float = 180) -> None:
         """Return once the API answers that it is ready."""
         try:
             await_true(self._ready, within_s)

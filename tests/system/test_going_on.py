@@ -49,7 +49,7 @@ def test_a_drained_worker_gives_back_and_the_next_goes_on(desk: Desk, undisturbe
 def test_a_job_does_not_notice_that_the_api_is_gone(desk: Desk, undisturbed: str, lose: Callable[[str, int], None]) -> None:
     job = desk.wait(desk.post({**MARATHON, "name": "alone"}), until=begun)
     lose("api", signal.SIGKILL)
-    await_true(lambda: up(desk), 60)
+    await_true(lambda: up(desk), 180)
     job = desk.wait(desk.http.get(f"/api/v1/jobs/{job['id']}").json())
     assert (job["state"], job["attempt"]) == ("succeeded", 1)
     assert desk.model(job)["sha256"] == undisturbed

@@ -19,7 +19,7 @@ NOBODY = "http://127.0.0.1:9"
 
 def temper(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "temper", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **environment})
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250, env={**os.environ, **environment})
 
 
 def test_help_is_quick_and_names_every_command() -> None:

@@ -29,7 +29,7 @@ sys.exit(run(Settings(), entry="fake_trainer:main", preload=()))
 """
 
 
-def until(what: Callable[[], Any], within_s: float = 15.0) -> Any:
+def until(what: Callable[[], Any], within_s: float = 60.0) -> Any:
     """What the function returns once that is true; fails when the time is up."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -86,7 +86,7 @@ class House:
         with self.database.read() as c:
             return [line.message for line in logs.read(c, PROJECT, job)]
 
-    def ends(self, job: str, within_s: float = 15.0) -> Job:
+    def ends(self, job: str, within_s: float = 60.0) -> Job:
         """The job once it is done."""
         try:
             return until(lambda: (found := self.job(job)).done and found, within_s)

@@ -16,7 +16,7 @@ from service.storage import jobs, models, workers
 from service.storage.jobs import JobDraft, ShardDraft
 
 
-def until(what: Any, within_s: float = 15.0) -> Any:
+def until(what: Any, within_s: float = 60.0) -> Any:
     """What the function returns once that is true; fails when the time is up."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
