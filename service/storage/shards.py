@@ -196,7 +196,9 @@ def finish(c: Connection, claim: Claim, result: dict[str, Any]) -> None:
 
     Where `result` lists `members`, those are what it keeps: after a stop they may be fewer than it was given.
     """
-    known = c.execute(select(shards.c.progress).where(*_mine(claim))).scalar_one_or_none() or {}
+    # Whether the shard is still ours is for the write to say.
+    own = (shards.c.job_id == claim.job_id, shards.c.number == claim.number)
+    known = c.execute(select(shards.c.progress).where(*own)).scalar_one_or_none() or {}
     kept = {KEPT: len(result["members"])} if isinstance(result.get("members"), list) else {}
     _write(c, claim, state="succeeded", result=result, progress={**known, **kept}, owner=None, lease=None)
     fold(c, claim.job_id)

@@ -14,7 +14,7 @@ WRITES = {
     "heartbeat": "UPDATE shards SET lease=",
     "record": "UPDATE shards SET progress=",
     "checkpoint": "UPDATE shards SET attempts_without_progress=",
-    "finish": "UPDATE shards SET state=?, owner=?, lease=?, result=",
+    "finish": "UPDATE shards SET state=?, owner=?, lease=?, progress=?, result=",
     "publish": "UPDATE shards SET state=?, owner=?, lease=? ",
     "fail": "UPDATE shards SET state=?, owner=?, lease=?, error=",
     "cancel": "UPDATE shards SET state=?, owner=?, lease=? ",
