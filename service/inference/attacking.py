@@ -25,10 +25,9 @@ from service.tricks.modes import Asking, Axes
 from service.tricks.norms import NORMS
 from service.tricks.soft_labels import SLACK
 
-MOST_PASSES = 2_000_000
-"""Rows times forward passes times networks of one answer; a robustness job has no such bound."""
-
-
+MOST_PASSES, LEAST_AT_ONCE = 2_000_000, 64
+"""Forward passes of one answer times rows times networks, which count as the second number at least: a pass of one row takes little less
+time than one of so many. A robustness job has no such bound."""
 MOST_NETWORKS = 2000
 """Networks whose graphs are held at once for a gradient."""
 
@@ -105,7 +104,7 @@ def _target(model: Model) -> tuple[str, tuple[str, ...] | None]:
 def _affordable(model: Model, attack: AnyAttack, axes: Axes, rows: int) -> None:
     source = None if isinstance(attack, Corruption) else source_axes(attack.source, axes, model)
     networks = max(networks_asked(model, point) for point in (axes, source) if point is not None)
-    if rows * attack.passes * networks > MOST_PASSES or networks > MOST_NETWORKS:
+    if attack.passes * max(rows * networks, LEAST_AT_ONCE) > MOST_PASSES or networks > MOST_NETWORKS:
         raise TooLarge("This attack is too much work for one answer; post a job of kind robustness.", slug="cost-limit")
 
 

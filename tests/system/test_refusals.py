@@ -296,6 +296,7 @@ def test_modes_that_a_model_does_not_have_are_unavailable(desk: Desk, model: str
         ({"attack": {"type": "pgd", "epsilon": 1.0, "steps": 10**6}}, 422, "value-out-of-range", "/attack/steps"),
         ({"attack": {"type": "fgsm", "epsilon": 1.0, "immutable": ["image"]}}, 422, "inconsistent-spec", "/attack/immutable"),
         ({"attack": {"type": "pgd", "epsilon": 1.0, "steps": 10_000, "restarts": 100}}, 413, "cost-limit", ""),
+        ({"attack": {"type": "fab", "epsilon": 1.0, "steps": 9_999}}, 413, "cost-limit", ""),  # few rows, but one step after the other
     ],
 )
 def test_a_wrong_attack_is_refused_with_its_place(desk: Desk, model: str, change: Any, status: int, slug: str, pointer: str) -> None:
