@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("nodeid", "its"),
     [
-        ("tests/chaos/test_chaos.py::test_x[a::b]", "tests/chaos"),
+        ("tests/chaos/test_faults.py::test_x[a::b]", "tests/chaos"),
+        ("tests/chaos/test_chaos.py::test_x[embedded]", "tests/chaos/test_chaos.py"),
         ("tests/system/test_images.py::test_y[embedded]", "tests/system[embedded]"),
         ("tests/system/test_images.py::test_y[separate-0.5]", "tests/system[separate]"),
         ("tests/system/test_refusals.py::test_y[{'separate': 1}-embedded]", "tests/system[embedded]"),
