@@ -1,7 +1,7 @@
 """All pairs of tricks over HTTP, each job once undisturbed and once with its trainers killed: the same SHA-256, or a refusal as declared.
 
 The jobs are those of a covering array (`tests/training/covering.py`) over the kinds of all unions (`tests/training/factors.py`):
-every value of every factor meets every value of every other. `--jobs N` takes the first N.
+every value of every factor meets every value of every other. `--jobs N` takes the first N, `--skip N` leaves out the first N.
 """
 
 import argparse
@@ -127,7 +127,9 @@ def refusals(http: httpx2.Client) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=None)
-    rows = covering_array(NAMES, refused(), most=parser.parse_args().jobs)
+    parser.add_argument("--skip", type=int, default=0)
+    given = parser.parse_args()
+    rows = covering_array(NAMES, refused(), most=given.jobs)[given.skip :]
     wrong: list[Any] = []
     with service(environment={"TEMPER_MAX_ATTEMPTS": "1000"}) as (http, launched):
         assert launched.process is not None
