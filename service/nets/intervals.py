@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.nets import norm_bounds, switches
+from service.nets.norm_bounds import normalized
+from service.nets.switches import Switches, switches_of
 
 RECTANGULAR = {
     "flatten", "unflatten", "view", "expand", "movedim", "narrow", "unsqueeze", "squeeze", "transpose", "contiguous", "to", "mean",
@@ -180,19 +181,19 @@ def _normalized(box: Interval, mean: Tensor, variance: Tensor, *, training: bool
 
 def _row_normalized(box: Interval, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Interval:
     """Layer norm over the last axis; of one point what it gives."""
-    low, high = norm_bounds.normalized(box.center, box.radius, eps)
+    low, high = normalized(box.center, box.radius, eps)
     point, still = F.layer_norm(box.center, shape, eps=eps), (box.radius == 0).all(-1, keepdim=True)
     found = Interval.between(torch.where(still, point, low), torch.where(still, point, high))
     found = found if weight is None else found * weight
     return found if bias is None else found + bias
 
 
-def _switched(function: Any, box: Interval, extent: int, stride: int | None = None, **kwargs: Any) -> tuple[Interval, switches.Switches]:
+def _switched(function: Any, box: Interval, extent: int, stride: int | None = None, **kwargs: Any) -> tuple[Interval, Switches]:
     """Maxima of windows, and the places where they may be."""
     low, high, places = (function(part, extent, stride, **kwargs) for part in (box.low, box.high, box.center))
-    return Interval.between(low[0], high[0]), switches.found(box.low, box.high, (low[0], places[1]), extent, stride or extent)
+    return Interval.between(low[0], high[0]), switches_of(box.low, box.high, (low[0], places[1]), extent, stride or extent)
 
 
-def unpooled(box: Interval, where: switches.Switches) -> Interval:
+def unpooled(box: Interval, where: Switches) -> Interval:
     """Each value at a place where its pooling may have found the maximum: it or 0, and 0 where it cannot have."""
     return Interval.between(where.placed(box.low, lambda ends: ends.clamp(max=0)), where.placed(box.high, lambda ends: ends.clamp(min=0)))

@@ -31,7 +31,7 @@ class Switches:
         return torch.where(self.certain, there, torch.where(self.possible, worst(there), torch.zeros_like(there)))
 
 
-def found(low: Tensor, high: Tensor, chosen: tuple[Tensor, Tensor], extent: int, stride: int) -> Switches:
+def switches_of(low: Tensor, high: Tensor, chosen: tuple[Tensor, Tensor], extent: int, stride: int) -> Switches:
     """The switches of boxes [N, C, *S]: `chosen` are for their lower ends the maxima and for their centers the places of the maxima.
 
     A place may be the maximum's where its upper end reaches the largest lower end of its window. Windows of one point have the
