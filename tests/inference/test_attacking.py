@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from service.errors import Invalid
+from service.errors import Invalid, TooLarge
 from service.inference.asking import ask
 from service.inference.attacking import AttackRequest, answer
 from service.inference.boxes import bounds_used, box_of
@@ -261,6 +261,15 @@ def test_labels_of_a_number_are_finite_numbers(bench: Any, name: str, named: boo
     labels[2] = 0
     found = answer(model, AttackRequest.model_validate(sent), most_rows=10)
     assert found["success"] == [None] * 4
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(9_999, 1), (200, 1000)])
+def test_too_much_work_for_one_answer_is_refused(bench: Any, steps: int, rows: int) -> None:
+    """Many rows, or many steps one after the other: no batch makes those quicker."""
+    attack = {"type": "fab", "epsilon": 0.1, "steps": steps}
+    sent = {"inputs": bench.inputs(1).tolist() * rows, "labels": ["a"] * rows, "attack": attack}
+    with pytest.raises(TooLarge, match="robustness"):
+        answer(bench.model(), AttackRequest.model_validate(sent), most_rows=1000)
 
 
 @pytest.mark.parametrize("wrong", ["d", True, 1, None, ["a"], math.nan])
