@@ -20,8 +20,9 @@ from typer.main import get_command
 
 from service.settings import Settings
 from temper.cli import app
+from tests.patience import until
 from tests.system.desk import Desk
-from tests.system.servers import Absent, Postgres, Server, await_true, free_port
+from tests.system.servers import Absent, Postgres, Server, free_port
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -234,7 +235,7 @@ def test_what_the_file_starts_is_a_service(host: Host) -> None:
         assert not host.healthy("api")
         assert not host.healthy("worker")
         processes = [host.start("api"), host.start("worker")]
-        await_true(lambda: host.healthy("api") and host.healthy("worker"), 180)
+        until(lambda: host.healthy("api") and host.healthy("worker"))
         key = host.run("api", "temper", "keys", "create", "tests", "--scope", "admin").stdout.strip()
         url = f"http://127.0.0.1:{host.ports['8000']}"
         assert httpx2.get(f"{url}/api/v1/datasets").status_code == 401

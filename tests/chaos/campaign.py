@@ -11,11 +11,11 @@ import httpx2
 from sqlalchemy import text
 
 from service.storage.sessions import Database
+from tests.patience import PATIENCE_S
 from tests.system.separate import Separate, Stack, visitor
 
 KINDS = 8
 CALLERS = 6
-PATIENCE_S = 90.0  # thirty leases of these stacks, and time for every process to start again
 AGAIN = frozenset({409, 429, 500, 502, 503, 504})
 Answer = dict[str, Any]
 
@@ -68,7 +68,7 @@ class Campaign:
         for kind in range(KINDS):
             self.expected[kind] = self._weights(self.ids.pop(kind - KINDS))
 
-    def submit(self, number: int, *, within_s: float = 180) -> None:
+    def submit(self, number: int, *, within_s: float = PATIENCE_S) -> None:
         """Post a job until it is known to be accepted."""
         ends = time.monotonic() + within_s
         while True:

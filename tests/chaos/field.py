@@ -5,7 +5,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import psycopg
 from sqlalchemy import text
 
 from service.storage.sessions import Database
+from tests.patience import until
 from tests.system.desk import Desk, alive, playing
 from tests.system.separate import Separate, Stack, roots, visitor
-from tests.system.servers import await_true
 
 LEASE_S = 3.0
 Answer = dict[str, Any]
@@ -60,7 +60,7 @@ class Field:
         for pid in found:
             os.kill(pid, number)
         if number in (signal.SIGKILL, signal.SIGTERM):
-            await_true(lambda: not any(alive(pid) for pid in found), 60)
+            until(lambda: not any(alive(pid) for pid in found))
         return found
 
     @contextmanager
@@ -97,7 +97,7 @@ class Field:
 
     def whole(self) -> None:
         """Start what is dead, and return once the API answers and there are workers."""
-        await_true(self._whole, 180)
+        until(self._whole)
 
     def _whole(self) -> bool:
         if isinstance(self.stack, Separate):
@@ -144,10 +144,10 @@ class Field:
         until(lambda: self.rows("SELECT 1 FROM shards WHERE job_id = :job AND checkpoint IS NOT NULL", job=job["id"]))
         return job
 
-    def ends(self, job: Answer, within_s: float = 180) -> Answer:
+    def ends(self, job: Answer) -> Answer:
         """The job once it is done."""
         found: Answer = self.http.get(f"/api/v1/jobs/{job['id']}").json()
-        return self.desk.wait(found, within_s=within_s)
+        return self.desk.wait(found)
 
     def spec(self, name: str, epochs: int = 150) -> Answer:
         """A job of some seconds."""
@@ -185,12 +185,3 @@ class Field:
         """Give everything back."""
         self.http.close()
         self.database.close()
-
-
-def until(what: Callable[[], Any], within_s: float = 60) -> Any:
-    """What the function returns once that is true; fails when the time is up."""
-    ends = time.monotonic() + within_s
-    while not (found := what()):
-        assert time.monotonic() < ends, f"not within {within_s} s"
-        time.sleep(0.01)
-    return found

@@ -12,9 +12,9 @@ from typing import Self
 
 import httpx2
 
+from tests.patience import until
 from tests.system.desk import alive, playing
 from tests.system.separate import Separate, Stack, roots
-from tests.system.servers import await_true
 
 # How often each role is struck, and how many seconds it is spared after it was first seen. A parent that starts its children
 # again takes one that dies before it became ready five times in a row as broken, and is right to.
@@ -66,7 +66,7 @@ class Nemesis(threading.Thread):
         self.join()
         if self.error is not None:
             raise self.error
-        await_true(self._whole, 180)
+        until(self._whole)
 
     def _whole(self) -> bool:
         self.tend()

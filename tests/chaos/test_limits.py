@@ -24,7 +24,8 @@ from service.storage.folding import lock_shards
 from service.storage.jobs import JobDraft, ShardDraft
 from service.storage.migrate import upgrade
 from service.storage.sessions import Database
-from tests.chaos.field import QUICK, SPEC, Field, until
+from tests.chaos.field import QUICK, SPEC, Field
+from tests.patience import until
 
 MIB = 2**20
 ON_EMBEDDED = pytest.mark.parametrize("stack", ["embedded"], indirect=True, scope="session")

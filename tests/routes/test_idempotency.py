@@ -14,6 +14,7 @@ from service.errors import IdempotencyInProgress
 from service.storage import idempotency
 from service.storage.idempotency import Kept, Place
 from service.storage.sessions import Database
+from tests.patience import until
 from tests.routes.conftest import API
 from tests.routes.test_jobs import SPEC
 
@@ -123,10 +124,8 @@ def test_an_upload_that_broke_off_may_be_sent_again(http: httpx2.Client, api: AP
     with socket.create_connection(("127.0.0.1", api.port)) as connection:
         connection.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n")
         time.sleep(0.3)
-    ends = time.monotonic() + 10
-    while (answer := upload(http, key)).status_code == 409:
-        assert time.monotonic() < ends
-        time.sleep(0.1)
+    answer = until(lambda: (found := upload(http, key)).status_code != 409 and found)
+    assert isinstance(answer, httpx2.Response)
     assert answer.status_code == 201
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx2
 
+from tests.patience import until
 from tests.routes.conftest import served
 
 
@@ -22,7 +23,4 @@ def test_one_prediction_too_many(tmp_path: Path) -> None:
         assert httpx2.get(f"{api.url}/api/v1/jobs").status_code == 200  # what is not a prediction goes on
         for connection in slow:
             connection.close()
-        ends = time.monotonic() + 10
-        while httpx2.post(f"{api.url}/api/v1/models/none/predict", json={"inputs": [[0]]}).status_code != 404:
-            assert time.monotonic() < ends
-            time.sleep(0.05)
+        until(lambda: httpx2.post(f"{api.url}/api/v1/models/none/predict", json={"inputs": [[0]]}).status_code == 404)

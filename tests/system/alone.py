@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import httpx2
 
-from tests.system.servers import await_true, free_port
+from tests.patience import until
+from tests.system.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +35,7 @@ def api(folder: Path, **environment: str) -> Iterator[Alone]:
         process = subprocess.Popen(command, cwd=ROOT, env=told, stderr=talk)
     alone = Alone(f"http://127.0.0.1:{port}", data, log, process)
     try:
-        await_true(lambda: _ready(alone), 180)
+        until(lambda: _ready(alone))
         yield alone
     finally:
         process.terminate()

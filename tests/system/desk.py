@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx2
 
+from tests.patience import PATIENCE_S
+
 Answer = dict[str, Any]
 
 
@@ -25,7 +27,7 @@ class Desk:
         assert answer.status_code == 202, answer.text
         return self._object(answer)
 
-    def wait(self, job: Answer, *, until: Callable[[Answer], bool] = lambda job: bool(job["done"]), within_s: float = 240) -> Answer:
+    def wait(self, job: Answer, *, until: Callable[[Answer], bool] = lambda job: bool(job["done"]), within_s: float = PATIENCE_S) -> Answer:
         """The job once it is as wished."""
         ends = time.monotonic() + within_s
         while not until(job):

@@ -11,7 +11,8 @@ from typing import Self
 import httpx2
 
 from temper.embedded.launch import Launch
-from tests.system.servers import Postgres, Redis, await_true, free_port
+from tests.patience import PATIENCE_S, until
+from tests.system.servers import Postgres, Redis, free_port
 
 PYTHON = (sys.executable, "-P", "-m", "temper")
 ROOT = Path(__file__).parents[2]
@@ -76,10 +77,10 @@ class Separate:
         while len(self.workers) < self._wanted:
             self.start_worker()
 
-    def await_ready(self, within_s: float = 180) -> None:
+    def await_ready(self, within_s: float = PATIENCE_S) -> None:
         """Return once the API answers that it is ready."""
         try:
-            await_true(self._ready, within_s)
+            until(self._ready, within_s)
         except AssertionError:
             raise AssertionError(f"not ready within {within_s} s: {self.said()}") from None
 

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
-START_S = 60.0  # much more than it takes: what is late on a slow machine is not lost
+from tests.patience import PATIENCE_S
+
 PLACES = "/usr/lib/postgresql/*/bin"
 
 
@@ -27,14 +28,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def await_true(what: Callable[[], object], within_s: float = START_S) -> None:
-    """Return once it is true; AssertionError when the time is up."""
-    ends = time.monotonic() + within_s
-    while not what():
-        assert time.monotonic() < ends, f"not within {within_s} s"
-        time.sleep(0.02)
 
 
 def program(name: str) -> str:
@@ -64,7 +57,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and return once it answers; a process that a kill left behind may hold its files for a moment."""
-        ends = time.monotonic() + START_S
+        ends = time.monotonic() + PATIENCE_S
         while True:
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(self.command, stdout=log, stderr=log, user=self.user, cwd="/", start_new_session=True)

@@ -8,10 +8,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.patience import until
 from tests.system.desk import Desk, alive, playing
 from tests.system.long_jobs import MARATHON
 from tests.system.separate import Separate, Stack, roots
-from tests.system.servers import await_true
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def lose(stack: Stack) -> Callable[[str, int], None]:
         assert found
         for pid in found:
             os.kill(pid, number)
-        await_true(lambda: not any(alive(pid) for pid in found), 20)
+        until(lambda: not any(alive(pid) for pid in found))
         if isinstance(stack, Separate):
             for process in (stack.api, *stack.workers):
                 if process is not None and process.pid in found:
@@ -49,7 +49,7 @@ def test_a_drained_worker_gives_back_and_the_next_goes_on(desk: Desk, undisturbe
 def test_a_job_does_not_notice_that_the_api_is_gone(desk: Desk, undisturbed: str, lose: Callable[[str, int], None]) -> None:
     job = desk.wait(desk.post({**MARATHON, "name": "alone"}), until=begun)
     lose("api", signal.SIGKILL)
-    await_true(lambda: up(desk), 180)
+    until(lambda: up(desk))
     job = desk.wait(desk.http.get(f"/api/v1/jobs/{job['id']}").json())
     assert (job["state"], job["attempt"]) == ("succeeded", 1)
     assert desk.model(job)["sha256"] == undisturbed

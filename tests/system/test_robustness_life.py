@@ -25,7 +25,7 @@ def test_a_stopped_robustness_job_succeeds_with_the_rows_it_reached(desk: Desk, 
     refused = desk.http.delete(f"/api/v1/models/{model}")
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/model-in-use")
     assert desk.http.post(f"/api/v1/jobs/{job['id']}/stop").status_code == 202
-    job = desk.wait(job, within_s=15)
+    job = desk.wait(job)
     assert (job["state"], job["stop_reason"]) == ("succeeded", "user_stop"), job["error"]
     result = job["result"]
     assert 0 < result["rows"] < SLOW["rows"]
@@ -34,7 +34,7 @@ def test_a_stopped_robustness_job_succeeds_with_the_rows_it_reached(desk: Desk, 
 
 
 def test_a_robustness_job_ends_at_its_time_limit(desk: Desk, model: str) -> None:
-    job = desk.wait(desk.post({"kind": "robustness", "model": model, **SLOW, "limits": {"time_s": 2}}), within_s=20)
+    job = desk.wait(desk.post({"kind": "robustness", "model": model, **SLOW, "limits": {"time_s": 2}}))
     assert (job["state"], job["stop_reason"]) == ("succeeded", "time_limit"), job["error"]
 
 

@@ -129,4 +129,4 @@ def send(case: schemathesis.Case, url: str, job: str) -> None:
         case.path_parameters["job_id"] = job
     if case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
         case.body.update({name: value for name, value in ROWS.items() if name in case.body})
-    case.call_and_validate(base_url=url, timeout=30)
+    case.call_and_validate(base_url=url, timeout=240)

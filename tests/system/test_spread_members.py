@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.patience import until
 from tests.system.desk import Desk
 from tests.system.long_jobs import LONG
 from tests.system.separate import Separate, Stack
-from tests.system.servers import await_true
 
 SPEC: dict[str, Any] = {**LONG, "epochs": 80, "ensemble": {"size": 6, "bootstrap": True}, "checkpoint_interval_s": 0.2}
 
@@ -43,7 +43,7 @@ def test_members_are_spread_over_workers_and_resume_on_fewer(desk: Desk, hosts: 
     )
     leaving = hosts.workers[0]
     leaving.send_signal(signal.SIGTERM)
-    await_true(lambda: leaving.poll() is not None, 30)
+    until(lambda: leaving.poll() is not None)
     try:
         job = desk.wait(job)
     finally:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +17,9 @@ from temper.embedded.broker import Broker, choose
 from temper.embedded.child import Child, Program
 from temper.embedded.folder import DataFolder, running
 from temper.errors import CannotStart
+from tests.patience import until
 
 REDIS = shutil.which("redis-server")
-
-
-def eventually(holds: Callable[[], bool], within_s: float = 10) -> bool:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def alive(pid: int) -> bool:
@@ -105,7 +97,7 @@ def test_the_private_server_is_private_and_ends_with_its_parent(tmp_path: Path, 
     assert choose(folder, "") == broker
     wrapped = (sys.executable, "-m", "service.lifeline", *broker.command)
     child = Child(Program("broker", wrapped, folder, tmp_path / "log", os.environ, 5), lambda _: broker.answers(), lifeline)
-    assert eventually(lambda: child.tend() or child.ready)
+    until(lambda: child.tend() or child.ready)
     assert broker.socket.stat().st_mode & 0o777 == 0o600
     child.terminate()
     child.wait()
@@ -117,9 +109,9 @@ def test_the_private_server_is_private_and_ends_with_its_parent(tmp_path: Path, 
 def test_a_server_left_behind_is_ended_by_the_next_start(tmp_path: Path) -> None:
     broker = choose(tmp_path, "")
     orphan = subprocess.Popen(broker.command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    assert eventually(broker.answers)
+    until(broker.answers)
     broker.clear()
-    assert orphan.wait(5) == 0
+    assert orphan.wait(60) == 0
     assert not broker.answers()
 
 
@@ -127,7 +119,7 @@ def test_a_child_is_started_again_and_given_up_after_five_deaths(tmp_path: Path,
     monkeypatch.setattr("temper.embedded.child.FIRST_PAUSE_S", 0.01)
     child = Child(program("import sys; open('count', 'a').write('.'); sys.exit('no such table')", tmp_path), lambda _: False, lifeline)
     with pytest.raises(CannotStart, match=r"(?s)status 1, 5 times.*no such table"):
-        eventually(lambda: child.tend() or False)
+        until(lambda: child.tend() or False)
     assert (tmp_path / "count").read_text() == "....."
 
 
@@ -136,27 +128,27 @@ def test_deaths_after_readiness_are_not_counted_together(tmp_path: Path, lifelin
     code = "import time; open('count', 'a').write('.'); time.sleep(0.1)"
     child = Child(program(code, tmp_path), lambda _: True, lifeline)
     count = tmp_path / "count"
-    assert eventually(lambda: child.tend() or (count.exists() and len(count.read_text()) > 6))
+    until(lambda: child.tend() or (count.exists() and len(count.read_text()) > 6))
     child.kill()
 
 
 def test_a_child_that_does_not_end_is_killed(tmp_path: Path, lifeline: int) -> None:
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('up', 'w'); time.sleep(60)"
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('up', 'w'); time.sleep(900)"
     child = Child(program(code, tmp_path, grace_s=0.2), lambda _: (tmp_path / "up").exists(), lifeline)
-    assert eventually(lambda: child.tend() or child.ready)
+    until(lambda: child.tend() or child.ready)
     child.terminate()
     started = time.monotonic()
     child.wait()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 PARENT = """
 import os, subprocess, sys, time
 reading, writing = os.pipe()
-command = [sys.executable, "-m", "service.lifeline", sys.executable, "-c", "import time; time.sleep(60)"]
+command = [sys.executable, "-m", "service.lifeline", sys.executable, "-c", "import time; time.sleep(900)"]
 child = subprocess.Popen(command, pass_fds=(reading,), env={**os.environ, "TEMPER_LIFELINE_FD": str(reading)}, start_new_session=True)
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(900)
 """
 
 
@@ -164,7 +156,7 @@ def test_children_and_what_they_run_end_with_a_killed_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         wrapper = int(parent.stdout.readline())
-        assert eventually(lambda: bool(Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text().split()))
+        until(lambda: bool(Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text().split()))
         inner = int(Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text())
         os.kill(parent.pid, signal.SIGKILL)
-        assert eventually(lambda: not alive(wrapper) and not alive(inner), 4)
+        until(lambda: not alive(wrapper) and not alive(inner))

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -14,17 +13,9 @@ import pytest
 from temper.embedded.folder import running
 from temper.embedded.launch import Launch
 from temper.errors import CannotStart
+from tests.patience import until
 
 SPEC = {"dataset": "digits", "architecture": {"type": "mlp", "hidden": [8]}, "epochs": 2}
-
-
-def eventually(holds: Callable[[], bool], within_s: float) -> bool:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def of_service(data: Path) -> dict[int, str]:
@@ -48,7 +39,7 @@ def finished(url: str, job: str) -> bool:
 def test_it_trains_and_an_interrupt_leaves_nothing_behind(tmp_path: Path, path: str) -> None:
     with Launch(tmp_path / "data", workers=1, environment={"PATH": path}) as service:
         job = httpx2.post(f"{service.url}/api/v1/jobs", json=SPEC).json()["id"]
-        assert eventually(lambda: finished(service.url, job), 200)
+        until(lambda: finished(service.url, job))
         assert httpx2.get(f"{service.url}/api/v1/jobs/{job}").json()["state"] == "succeeded"
         assert len(of_service(service.data)) >= 2
         with pytest.raises(CannotStart, match=f"Another service has the data folder .*{service.url}"), Launch(service.data):
@@ -56,8 +47,8 @@ def test_it_trains_and_an_interrupt_leaves_nothing_behind(tmp_path: Path, path: 
         assert service.process is not None
         started = time.monotonic()
         service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(20) == 0
-        assert time.monotonic() - started < 10
+        assert service.process.wait(60) == 0
+        assert time.monotonic() - started < 30
         assert of_service(service.data) == {}
         assert running(service.data) is None
 
@@ -79,23 +70,23 @@ def test_what_dies_is_started_again_and_nothing_survives_the_parent(tmp_path: Pa
             job = answer.json().get("id", "")
             return answer.status_code == 202
 
-        assert eventually(accepted, 200)
-        assert eventually(lambda: finished(service.url, job), 200)
+        until(accepted)
+        until(lambda: finished(service.url, job))
         assert service.process is not None
         service.process.kill()
-        assert eventually(lambda: of_service(service.data) == {}, 8), of_service(service.data)
+        until(lambda: of_service(service.data) == {})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 def test_a_server_ends_with_what_watches_it(tmp_path: Path) -> None:
     """kill -9 of the process between, which can tell nobody any more."""
     mark = tmp_path / "pid"
-    program = f"import os, pathlib, time; pathlib.Path({str(mark)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    program = f"import os, pathlib, time; pathlib.Path({str(mark)!r}).write_text(str(os.getpid())); time.sleep(900)"
     watcher = subprocess.Popen([sys.executable, "-m", "service.lifeline", sys.executable, "-c", program])
-    assert eventually(lambda: mark.exists() and mark.read_text() != "", 20)
+    until(lambda: mark.exists() and mark.read_text() != "")
     watcher.kill()
     watcher.wait()
-    assert eventually(lambda: not Path(f"/proc/{mark.read_text()}").exists(), 5)
+    until(lambda: not Path(f"/proc/{mark.read_text()}").exists())
 
 
 def test_a_service_that_cannot_be_kept_alive_is_given_up_with_its_last_words(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from service.storage import events, jobs, logs
 from service.storage.jobs import Job, JobDraft, ShardDraft
 from service.storage.migrate import upgrade
 from service.storage.sessions import Database
+from tests.patience import PATIENCE_S, until
 
 HERE = Path(__file__).parent
 PROJECT = "default"
@@ -27,16 +27,6 @@ from service.settings import Settings
 from workers.app import run
 sys.exit(run(Settings(), entry="fake_trainer:main", preload=()))
 """
-
-
-def until(what: Callable[[], Any], within_s: float = 60.0) -> Any:
-    """What the function returns once that is true; fails when the time is up."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"not within {within_s} s: {what()!r}")
 
 
 class House:
@@ -86,7 +76,7 @@ class House:
         with self.database.read() as c:
             return [line.message for line in logs.read(c, PROJECT, job)]
 
-    def ends(self, job: str, within_s: float = 60.0) -> Job:
+    def ends(self, job: str, within_s: float = PATIENCE_S) -> Job:
         """The job once it is done."""
         try:
             return until(lambda: (found := self.job(job)).done and found, within_s)
