@@ -2,7 +2,7 @@
 
 import resource
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,11 @@ def paired(a: Callable[[], object], b: Callable[[], object], *, pairs: int = 20)
         first, second = (cpu(a), cpu(b)) if i % 2 else tuple(reversed((cpu(b), cpu(a))))
         if i:
             ratios.append(first / second)
+    return of(ratios)
+
+
+def of(ratios: Sequence[float]) -> Ratio:
+    """The median of ratios and its interval."""
     stream = np.random.default_rng(0)
     medians = [float(np.median(stream.choice(ratios, len(ratios)))) for _ in range(2000)]
     low, high = np.percentile(medians, [2.5, 97.5])

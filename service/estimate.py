@@ -17,6 +17,8 @@ from service.tricks.smoothing import TRADES, VAT
 
 BASE_BYTES = 290 * 2**20
 """A trainer with torch imported, at work on something small."""
+COMPILER_BYTES = 110 * 2**20
+"""What a trainer loads to compile kernels with (measured)."""
 COPIES, MOMENT_COPIES = 8, 3
 """Of each parameter while a checkpoint is written and the next epoch trains: weight, gradient, best weight, a copy of the weight, and
 weight and best weight twice over as bytes; of each of the optimizer's moments: itself, a copy, and bytes."""
@@ -80,6 +82,8 @@ class Load(NamedTuple):
     """Whether a step bounds the differences of classes too."""
     moments: int = 2
     """Numbers that the optimizer remembers of each parameter."""
+    compiles: bool = False
+    """Whether kernels are compiled for it."""
 
 
 def cost_of(network: Network, load: Load) -> Cost:
@@ -101,7 +105,7 @@ def cost_of(network: Network, load: Load) -> Cost:
     answers = load.rows * mirrored * (ANSWER_BYTES + (MEMBER_BYTES * load.members if load.members > 1 else 0))
     publishing = 4 * PUBLISHED_COPIES * parameters * load.members + answers
     data = load.rows * (load.row_bytes + ROW_BYTES) + 3 * min(BLOCK_BYTES, load.rows * load.read_bytes)
-    memory = BASE_BYTES + data + max(training, publishing)
+    memory = BASE_BYTES + (COMPILER_BYTES if load.compiles else 0) + data + max(training, publishing)
     seen = min(load.train * load.epochs, steps * load.batch) + load.again.rows
     flops = 2 * load.passes * network.products * seen * load.members
     return Cost(parameters, *network.sharing, memory, flops, steps + load.again.steps)
@@ -132,6 +136,12 @@ def moments_of(spec: TrainSpec) -> int:
     """Numbers that the optimizer remembers of a parameter; twice as many where those of the best weights are kept too."""
     own = bool(spec.optimizer.momentum) if isinstance(spec.optimizer, SGD) else 2
     return own * (2 if spec.early_stopping is not None and spec.early_stopping.then == "continue" else 1)
+
+
+def compiles(spec: TrainSpec) -> bool:
+    """Whether a trainer on a CPU compiles kernels: for gates, and for proximal steps in a metric of moments."""
+    adaptive = not isinstance(spec.optimizer, SGD)
+    return any(penalty.gated or (penalty.proximal and adaptive) for penalty in spec.regularizers)
 
 
 def second_phase(spec: TrainSpec, load: Load, *, validation: int) -> Load:

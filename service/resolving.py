@@ -16,7 +16,7 @@ from service.data.columns import Columns
 from service.data.encoding import expected_shape
 from service.data.fields import Description, Field
 from service.errors import Flaw, Invalid, NotFound
-from service.estimate import Cost, Load, cost_of, graphs_of, moments_of, second_phase
+from service.estimate import Cost, Load, compiles, cost_of, graphs_of, moments_of, second_phase
 from service.flaws import flaws_of
 from service.layer_checks import Stored
 from service.nets import Architecture
@@ -213,6 +213,7 @@ def _load(spec: TrainSpec, description: Description, train: int, shard: int) -> 
         graphs=graphs_of(spec),
         bounded=isinstance(spec.adversarial_training, IBPTraining) and spec.adversarial_training.weight > 0,
         moments=moments_of(spec),
+        compiles=compiles(spec),
     )
 
 

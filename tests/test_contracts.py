@@ -18,9 +18,10 @@ from service.tricks.augmentation import Augmentation
 from service.tricks.criteria import CriterionName, criterion
 from service.tricks.multitask import Classification
 from service.tricks.normalization import Normalize
-from service.tricks.optimization import MOMENTS, Metric, Optimizer, Scales, Schedule
+from service.tricks.optimization import MOMENTS, Optimizer, Schedule
 from service.tricks.penalties import L0, Regularizer, Share, Tie
 from service.tricks.perturbation import Look
+from service.tricks.proximal import Metric, Scales
 from service.tricks.streams import Draws, row_keys
 from service.values import Value
 

@@ -38,6 +38,7 @@ HOMES = {
     "boto3": S3,
     "botocore": S3,
     "s3transfer": S3,
+    "numba": ("service.tricks.fused",),
     "torch": ("service.tricks", "service.nets", "service.inference", "service.routes", "service.app", "workers.training"),
 }
 TORCH_FREE = ("service.storage", "service.data", "service.queue", "service.settings", "service.errors", "workers.app", "workers.tasks",

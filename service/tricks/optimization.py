@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from service.tricks import stepping
+from service.tricks.proximal import Metric, Scales
 from service.values import ITEMS, Value
 
 Rate = Annotated[float, Field(gt=0, le=1000)]
@@ -18,36 +18,6 @@ MOMENTS = "exp_avg_sq"
 Rates = Sequence[float] | None
 """Learning rates of the members of a stack, where they differ."""
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Metric(NamedTuple):
-    """The geometry of a proximal step: coordinate i moves by `length / scales[i]`."""
-
-    length: float
-    """What all coordinates have in common."""
-    scales: list[Tensor]
-    """One tensor per weight, of its shape or of rank 0; whoever asked for them may overwrite them."""
-
-
-class Scales:
-    """Room for the scales of weights, and the second moments that they are made of, where there are any.
-
-    On a CPU numpy makes them: it takes a third of the time to begin, and rounds roots correctly, where torch's may be a last bit off.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], moments: Sequence[Tensor]) -> None:
-        self.tensors = [torch.empty_like(weight) for weight in weights]
-        alike = [(moment, room) for moment, room in zip(moments, self.tensors, strict=bool(moments))]
-        self._seen: list[tuple[Any, Any, Any]] = [
-            (np, moment.numpy(), room.numpy()) if room.device.type == "cpu" else (torch, moment, room) for moment, room in alike
-        ]
-
-    def take_roots(self, shift: float) -> list[Tensor]:
-        """sqrt(v) + shift for the present moments v."""
-        for library, moment, room in self._seen:
-            library.sqrt(moment, out=room)
-            library.add(room, shift, out=room)
-        return self.tensors
 
 
 class SGD(Value):
@@ -76,7 +46,7 @@ class SGD(Value):
 
         With the plain lr a penalty would weigh only 1 - momentum of what it says (decision 0009).
         """
-        return Metric(rate_of(optimizer, place) / (1 - self.momentum), [torch.ones((), device=room.device) for room in scales.tensors])
+        return Metric(rate_of(optimizer, place) / (1 - self.momentum), [torch.ones((), device=weight.device) for weight in scales.weights])
 
 
 class _Adaptive(Value):
@@ -94,7 +64,7 @@ class _Adaptive(Value):
         """
         group = optimizer.param_groups[0]
         correction = math.sqrt(1.0 - group["betas"][1] ** float(optimizer.state[group["params"][0]]["step"]))
-        return Metric(rate_of(optimizer, place) * correction, scales.take_roots(group["eps"] * correction))
+        return scales.at(rate_of(optimizer, place) * correction, group["eps"] * correction)
 
 
 class Adam(_Adaptive):

@@ -9,10 +9,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch._C._nn import softshrink  # torch.nn.functional.softshrink, which has no `out`
 
-from service.tricks.optimization import Metric
 from service.tricks.penalty import Alpha, OnLayers, Tensors
+from service.tricks.proximal import Metric
 from service.tricks.sparsity import L0
 from service.tricks.tying import Share, Tie
 
@@ -132,18 +131,10 @@ def _norms(weights: Tensors, order: int) -> Tensor:
 
 
 def _proximal_step(weights: Tensors, metric: Metric | None, l1: float, l2: float = 0.0) -> None:
-    """w <- argmin_u sum h (u - w)^2 / 2 + l1 |u| + l2 u^2 = soft(h w, l1) / (h + 2 l2), with h = scale / length.
-
-    In this form the threshold is one number, and nothing is needed beside the scales, which are overwritten.
-    """
     if metric is None:
         raise ValueError("a proximal step needs the metric of the optimizer's step")
-    if not metric.length or not (l1 or l2):
-        return
-    for weight, scale in zip(weights, metric.scales, strict=True):
-        weight.mul_(scale)
-        softshrink(weight, metric.length * l1, out=weight)  # type: ignore[call-arg]
-        weight.div_(scale.add_(2 * metric.length * l2) if l2 else scale)
+    if metric.length and (l1 or l2):
+        metric.soften(weights, l1, l2)
 
 
 Regularizer = Annotated[L1 | L2 | ElasticNet | MaxNorm | L0 | Tie | Share, Field(discriminator="type")]

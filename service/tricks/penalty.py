@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from service.tricks.choices import matching
-from service.tricks.optimization import Metric
+from service.tricks.proximal import Metric
 from service.values import ITEMS, Value
 
 Alpha = Annotated[float, Field(ge=0, le=1e6, examples=[1e-4])]

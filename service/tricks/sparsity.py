@@ -12,49 +12,41 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from service.tricks.choices import refuse
-from service.tricks.optimization import Metric
 from service.tricks.penalty import Alpha, OnLayers, Tensors
 from service.tricks.projection import Border
+from service.tricks.proximal import Metric
 from service.values import DropRate
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 """The concrete distribution's temperature, and the interval that it is stretched to before it is clipped to [0, 1]."""
 EPS = 1e-6
 """How far the uniform numbers stay from 0 and 1."""
-_OPEN = -BETA * math.log(-GAMMA / ZETA)
+STEEPNESS = (ZETA - GAMMA) / BETA
+"""Of the gate before it is clipped, over s (1 - s)."""
+OPENING = -BETA * math.log(-GAMMA / ZETA)
+"""How far a logit is above that of an even chance to be open."""
 
 
 class HardConcrete:
-    """Hard concrete gates of one shape, drawn again and again in the same memory: few and small kernels, since each costs its call.
+    """Hard concrete gates of one shape, drawn again and again from what stands in `u`: uniform numbers in [0, 1)."""
 
-    What decides on s, the gate before it is stretched, lies beside the chance that a gate is not 0: both are sigmoids.
-    """
-
-    def __init__(self, like: Tensor) -> None:
-        self.u = torch.full_like(like, 0.5)
-        """Uniform numbers in [0, 1) of the next draw, which are clipped to [eps, 1 - eps]."""
-        self.z, self._stretched = (torch.empty_like(like) for _ in range(2))
-        self._upstream = like.new_zeros((2, *like.shape))
-        self.prices = self._upstream[1]
+    def __init__(self, u: Tensor) -> None:
+        self.u = u
+        self.prices = torch.zeros_like(u, memory_format=torch.contiguous_format)
         """What each gate costs while it may be open."""
-        self._logits = torch.full_like(self._upstream, _OPEN)
-        self._sigmoids, self._slopes = (torch.empty_like(self._upstream) for _ in range(2))
-        self._hotter = like.new_tensor([1 / BETA, 1.0]).view(2, *[1] * like.ndim)
-        self._gamma = like.new_tensor(GAMMA)
-        self._of_u, self._s, self._inside = self._logits[0], self._sigmoids[0], self._upstream[0]
+        self.z = self._s = self._chances = self.prices
 
     def draw(self, log_alpha: Tensor) -> Tensor:
-        """z = clip(s (zeta - gamma) + gamma, 0, 1) with s = sigmoid((logit(u) + log_alpha) / beta), until the next draw."""
-        torch.logit(self.u, EPS, out=self._of_u)
-        torch.add(self._logits, log_alpha, out=self._sigmoids).mul_(self._hotter).sigmoid_()
-        torch.add(self._gamma, self._s, alpha=ZETA - GAMMA, out=self._stretched)
-        return torch.clamp(self._stretched, 0, 1, out=self.z)
+        """z = clip(s (zeta - gamma) + gamma, 0, 1) with s = sigmoid((logit(u) + log_alpha) / beta)."""
+        self._s, self._chances = ((torch.logit(self.u, EPS) + log_alpha) / BETA).sigmoid_(), chances(log_alpha)
+        self.z = (self._s * (ZETA - GAMMA) + GAMMA).clamp_(0, 1)
+        return self.z
 
-    def slope(self, upstream: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def slope(self, upstream: Tensor) -> Tensor:
         """The gradient at the logits that were drawn with: that of z, 0 where the clip holds a gate, and of prices times P(z != 0)."""
-        torch.ops.aten.hardtanh_backward(upstream, self._stretched, 0.0, 1.0, grad_input=self._inside)
-        torch.ops.aten.sigmoid_backward(self._upstream, self._sigmoids, grad_input=self._slopes)
-        return torch.add(self._slopes[1], self._slopes[0], alpha=(ZETA - GAMMA) / BETA, out=out)
+        inside = upstream * self._s * (1 - self._s) * STEEPNESS
+        priced = self.prices * self._chances * (1 - self._chances)
+        return torch.where((self.z > 0) & (self.z < 1), inside, 0.0) + priced
 
 
 def deterministic(log_alpha: Tensor) -> Tensor:
@@ -64,7 +56,7 @@ def deterministic(log_alpha: Tensor) -> Tensor:
 
 def chances(log_alpha: Tensor) -> Tensor:
     """P(z != 0) = sigmoid(log_alpha - beta log(-gamma / zeta))."""
-    return (log_alpha + _OPEN).sigmoid()
+    return (log_alpha + OPENING).sigmoid()
 
 
 class L0(OnLayers):

@@ -11,7 +11,7 @@ import pytest
 
 from service.blocks import BLOCK_BYTES
 from service.errors import Invalid
-from service.estimate import BASE_BYTES, Load, cost_of
+from service.estimate import BASE_BYTES, COMPILER_BYTES, Load, cost_of
 from service.resolving import resolve
 from service.settings import Settings
 from service.storage.files import Folder
@@ -94,7 +94,7 @@ def test_weights_times_gates_take_memory(bench: Any) -> None:
     )
     weights = 64 * 2048 + 2 * 2048**2 + 2048 * 10
     others = gated.parameters - plain.parameters  # logits, 14 copies of each
-    assert gated.memory_bytes - plain.memory_bytes == 4 * (weights + 14 * others)
+    assert gated.memory_bytes - plain.memory_bytes == COMPILER_BYTES + 4 * (weights + 14 * others)
 
 
 def test_a_kill_for_memory_is_told_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

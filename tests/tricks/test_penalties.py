@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.tricks.optimization import MOMENTS, SGD, Adam, AdamW, Metric, Optimizer, Scales
+from service.tricks.optimization import MOMENTS, SGD, Adam, AdamW, Optimizer
 from service.tricks.penalties import L0, L1, L2, ElasticNet, MaxNorm, Regularizer, Share, Tie
+from service.tricks.proximal import Metric, Scales
 
 # What each penalty adds to the objective, in numpy.
 VALUES: dict[type, tuple[Any, Callable[[Any], float]]] = {

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.tricks.optimization import MOMENTS, Optimizer, Scales, rate_of
+from service.tricks.optimization import MOMENTS, Optimizer, rate_of
 from service.tricks.penalties import Regularizer
 from service.tricks.projection import Border
+from service.tricks.proximal import Scales
 from service.tricks.sparsity import L0
 from workers.training.flat import Flat
 

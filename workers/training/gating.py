@@ -1,109 +1,107 @@
 """The gates of a run's layers: drawn before each step from the members' own streams, their gradient taken after it.
 
-All gates lie side by side in memory, since on so few numbers a kernel costs its call. Autograd sees y = V x with V = W z alone, whose
-products are those of a layer without gates, and gives dL/dV; from there dL/dW = z dL/dV, and dL/dz is the sum over the outputs of
-W dL/dV. What leads from gates to logits is written out, for all of them at once.
+Autograd sees y = V x with V = W z alone, whose products are those of a layer without gates, and gives dL/dV; from there
+dL/dW = z dL/dV, and dL/dz is the sum over the outputs of W dL/dV. What leads from gates to logits is written out.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from service.nets.gates import Gated
 from service.nets.network import Network
+from service.tricks.gate_kernels import draw_gates, leave_gates
 from service.tricks.sparsity import HardConcrete
-from workers.training.flat import Flat
-
-_WHOLE = 64
-"""Gates of a member are computed in whole vectors: what kernels make of the rest would depend on who stands beside it."""
 
 
-class _Behind(NamedTuple):
-    """Weights behind gates: the parameter, the leaf that is read instead, its memory, and places for gates and their gradients."""
+class _Behind:
+    """A layer's weights behind its gates, [K, outputs, inputs] and [K, inputs]; one network is a stack of one."""
 
-    weight: Tensor
-    folded: Tensor
-    room: Tensor
-    z: Tensor
-    upstream: Tensor
+    def __init__(self, layer: Gated, u: Tensor) -> None:
+        self.weight, self.logits = layer.weight, layer.log_alpha
+        self.hard = HardConcrete(u)
+        self._room = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
+        self._read = layer.folded = self._room.detach().requires_grad_()
 
-    def pass_on(self) -> None:
-        """dL/dV to the weights, added to what they have, and to the gates; V itself is overwritten."""
-        gradient = self.folded.grad
+    def draw(self) -> None:
+        """Fresh gates, and the weights times these."""
+        z = self.hard.draw(self.logits.view_as(self.hard.u))
+        torch.mul(self.weight, z.view_as(self.logits).unsqueeze(-2), out=self._room)
+
+    def add_gradients(self) -> None:
+        """From dL/dV, which is taken away, to the gradients of weights, added to what they have, and of logits."""
+        gradient, self._read.grad = self._read.grad, None
         if gradient is None:
-            self.upstream.zero_()
-            return
-        torch.sum(torch.mul(gradient, self.weight, out=self.room), -2, out=self.upstream)
+            gradient = torch.zeros_like(self._room)
+        self.logits.grad = self._left(gradient)
         if self.weight.requires_grad:
-            own = gradient.mul_(self.z)
-            self.weight.grad = own if self.weight.grad is None else self.weight.grad.add_(own)
-        self.folded.grad = None
+            self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
+
+    def _left(self, gradient: Tensor) -> Tensor:
+        """The logits' gradient; dL/dV becomes dL/dW."""
+        upstream = (gradient * self.weight).sum(-2)
+        gradient.mul_(self.hard.z.view_as(self.logits).unsqueeze(-2))
+        return self.hard.slope(upstream.view_as(self.hard.u)).view_as(self.logits)
+
+
+class _OnCpu(_Behind):
+    """The same in two passes over the weights."""
+
+    def __init__(self, layer: Gated, u: Tensor) -> None:
+        super().__init__(layer, u)
+        shape = (len(u), *layer.weight.shape[-2:])
+        self._slopes = torch.empty_like(layer.log_alpha)
+        kept = [u, self._room.view(shape), self._slopes.view(u.shape), self.hard.prices]
+        self._u, self._folded, self._each, self._prices = (each.numpy() for each in kept)
+        self._z, self._sigmoids = np.empty_like(self._prices), np.empty((2, *u.shape), self._u.dtype)
+        self._at: tuple[int, int] | None = None
+        self._arrays: tuple[Any, Any] = (None, None)
+
+    def draw(self) -> None:
+        at = self.logits.data_ptr(), self.weight.data_ptr()
+        if at != self._at:  # a run may put them elsewhere
+            self._at, self._arrays = at, (self._with_members(self.logits), self._with_members(self.weight))
+        draw_gates(self._u, *self._arrays, self._z, self._sigmoids, self._folded)
+
+    def _left(self, gradient: Tensor) -> Tensor:
+        leave_gates(self._with_members(gradient), self._arrays[1], self._z, self._sigmoids, self._prices, self._each)
+        return self._slopes
+
+    def _with_members(self, tensor: Tensor) -> Any:
+        array = tensor.detach().numpy()
+        return array if self.weight.ndim > 2 else array[None]
 
 
 class Gating:
-    """The gates of a network or stack, and the last draw: parameters layer by layer, what is computed [members, gates]."""
+    """The gates of a network or stack, and the last draw."""
 
     def __init__(self, network: Network) -> None:
-        self._layers = [module for module in network.modules() if isinstance(module, Gated)]
-        self._logits: list[Tensor] = [layer.log_alpha for layer in self._layers]
-        self._members, self._widths = network.members or 1, [logits.shape[-1] for logits in self._logits]
-        self._flat = Flat(self._logits, multiple=_WHOLE)
-        self._gates = sum(self._widths)
-        values, rows = self._flat.values, -(-self._gates // _WHOLE) * _WHOLE
-        self._hard = HardConcrete(torch.empty((self._members, rows), device=values.device))
-        self._own = list(self._hard.u[:, : self._gates].unbind())
-        self._to_members: Tensor | None = None
-        self._to_layers: Tensor | None = None
-        if self._members > 1:
-            self._to_members, self._to_layers = self._orders(rows)
-        self._z, self._upstream, self._gradients = (torch.zeros_like(values) for _ in range(3))
-        if self._to_layers is None:
-            self._z = self._hard.z.view(-1)
-        self._views = [self._flat.view(self._gradients, logits) for logits in self._logits]
-        self._behind = [self._fold(layer) for layer in self._layers]
+        layers = [module for module in network.modules() if isinstance(module, Gated)]
+        widths = [layer.in_features for layer in layers]
+        like = layers[0].log_alpha.detach()
+        u = like.new_full((network.members or 1, sum(widths)), 0.5)
+        self._own = u.unbind()
+        kind = _OnCpu if like.device.type == "cpu" else _Behind
+        self._behind = [kind(layer, u) for layer, u in zip(layers, u.split(widths, 1), strict=True)]
         self._drawn = False
-
-    def _fold(self, layer: Gated) -> "_Behind":
-        """Give a layer the memory of its weights times gates."""
-        folded = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
-        layer.folded = folded.detach().requires_grad_()
-        z, upstream = (self._flat.view(whole, layer.log_alpha) for whole in (self._z, self._upstream))
-        return _Behind(layer.weight, layer.folded, folded, z.unsqueeze(-2), upstream)
-
-    def _orders(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Where each member's gates are among the layers', and the other way round; what is left over goes to the first."""
-        by_layer = torch.zeros((self._members, rows), dtype=torch.int64)
-        by_member = torch.zeros(len(self._flat.values), dtype=torch.int64)
-        start, place = 0, 0
-        for width in self._widths:
-            here = torch.arange(start, start + self._members * width).view(self._members, width)
-            by_layer[:, place : place + width] = here
-            there = torch.arange(self._members).view(-1, 1) * rows + torch.arange(place, place + width)
-            by_member[start : start + self._members * width] = there.view(-1)
-            start, place = start + self._members * width, place + width
-        device = self._flat.values.device
-        return by_layer.to(device), by_member.to(device)
 
     def charge(self, logits: Sequence[Tensor], price: float, place: int | None) -> None:
         """Let these gates cost that much, those of one member or of all."""
-        chosen, at = {id(each) for each in logits}, 0
-        for each, width in zip(self._logits, self._widths, strict=True):
-            if id(each) in chosen:
-                self._hard.prices[slice(None) if place is None else place, at : at + width] = price
-            at += width
+        chosen = {id(each) for each in logits}
+        for each in self._behind:
+            if id(each.logits) in chosen:
+                each.hard.prices[slice(None) if place is None else place] = price
 
     @torch.no_grad()
     def draw(self, streams: Sequence[torch.Generator]) -> None:
         """Fresh gates for a step, one for all rows of a member's batch."""
         for own, stream in zip(self._own, streams, strict=True):
             own.uniform_(generator=stream)
-        z = self._hard.draw(self._by_member(self._flat.values))
-        if self._to_layers is not None:
-            self._z.copy_(self._by_layer(z))
         for each in self._behind:
-            torch.mul(each.weight, each.z, out=each.room)
+            each.draw()
         self._drawn = True
 
     def add_gradients(self) -> None:
@@ -111,19 +109,7 @@ class Gating:
         if not self._drawn:
             raise ValueError("gates are drawn before they have a gradient")
         for each in self._behind:
-            each.pass_on()
-        alone = self._gradients.view(1, -1) if self._to_layers is None else None
-        found = self._hard.slope(self._by_member(self._upstream), out=alone)
-        if alone is None:
-            self._gradients.copy_(self._by_layer(found))
-        for logits, gradient in zip(self._logits, self._views, strict=True):
-            logits.grad = gradient
-
-    def _by_member(self, flat: Tensor) -> Tensor:
-        return flat.view(1, -1) if self._to_members is None else flat[self._to_members]
-
-    def _by_layer(self, rows: Tensor) -> Tensor:
-        return rows.view(-1) if self._to_layers is None else rows.view(-1)[self._to_layers]
+            each.add_gradients()
 
 
 def gating_of(network: Network) -> Gating | None:

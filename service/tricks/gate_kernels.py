@@ -1,0 +1,36 @@
+"""Hard concrete gates and the weights behind them, drawn and left in one pass each on a CPU; `service.tricks.sparsity` has the formulas."""
+
+import math
+from typing import Any
+
+from service.tricks.fused import Kernel
+from service.tricks.sparsity import BETA, EPS, GAMMA, OPENING, STEEPNESS, ZETA
+
+
+@Kernel
+def draw_gates(u: Any, logits: Any, weights: Any, z: Any, sigmoids: Any, folded: Any) -> None:
+    """Gates z [K, n] from uniform numbers, the two sigmoids [2, K, n] of their slope, and weights [K, m, n] times gates."""
+    for k in range(z.shape[0]):
+        for i in range(z.shape[1]):
+            p = min(max(u[k, i], EPS), 1 - EPS)
+            sigmoids[0, k, i] = 1 / (1 + math.exp(-(math.log(p / (1 - p)) + logits[k, i]) / BETA))
+            sigmoids[1, k, i] = 1 / (1 + math.exp(-(logits[k, i] + OPENING)))
+            z[k, i] = min(max(sigmoids[0, k, i] * (ZETA - GAMMA) + GAMMA, 0), 1)
+        for j in range(weights.shape[1]):
+            for i in range(z.shape[1]):
+                folded[k, j, i] = weights[k, j, i] * z[k, i]
+
+
+@Kernel
+def leave_gates(gradient: Any, weights: Any, z: Any, sigmoids: Any, prices: Any, slopes: Any) -> None:
+    """From dL/dV [K, m, n] of V = W z to dL/dW, in its place, and to the slopes [K, n] at the logits, with what open gates cost."""
+    for k in range(z.shape[0]):
+        slopes[k] = 0
+        for j in range(weights.shape[1]):
+            for i in range(z.shape[1]):
+                slopes[k, i] += gradient[k, j, i] * weights[k, j, i]
+                gradient[k, j, i] *= z[k, i]
+        for i in range(z.shape[1]):
+            s, chance = sigmoids[0, k, i], sigmoids[1, k, i]
+            inside = slopes[k, i] * s * (1 - s) * STEEPNESS if 0 < z[k, i] < 1 else 0.0
+            slopes[k, i] = inside + prices[k, i] * chance * (1 - chance)

@@ -1,0 +1,97 @@
+"""What is compiled for a CPU against the same in torch, which other devices use."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.nets.gates import Gated
+from service.tricks.penalties import L1, ElasticNet
+from service.tricks.proximal import Metric, Scales
+from workers.training.gating import _Behind, _OnCpu
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("penalty", [L1(alpha=0.3), ElasticNet(l1=0.3, l2=0.7), ElasticNet(l1=0.0, l2=0.7)], ids=["l1", "both", "l2"])
+@pytest.mark.parametrize("size", [1, 7, 1003])
+def test_a_proximal_step_has_the_bits_of_torchs(penalty: L1 | ElasticNet, dtype: torch.dtype, size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    weights, moments = torch.randn(size, generator=generator, dtype=dtype), torch.rand(size, generator=generator, dtype=dtype)
+    weights[3:5] = 0.0
+    weights[5:7] = torch.tensor([math.inf, math.nan], dtype=dtype)[: len(weights[5:7])]
+    ours, theirs = [weights.clone()], [weights.clone()]
+    penalty.shrink(ours, learning_rate=9.0, metric=Scales(ours, [moments]).at(0.2, 1e-3))
+    # A square root of numpy's: torch's may be a last bit off.
+    scales = torch.from_numpy(np.sqrt(moments.numpy())) + 1e-3
+    penalty.shrink(theirs, learning_rate=9.0, metric=Metric(0.2, [scales]))
+    assert np.array_equal(ours[0].numpy(), theirs[0].numpy(), equal_nan=True)
+    assert torch.equal(ours[0].signbit(), theirs[0].signbit())
+    assert not ours[0].equal(weights)
+
+
+def test_what_is_not_side_by_side_in_memory_is_softened_too() -> None:
+    weights, moments = torch.randn(6, 4).t(), torch.rand(6, 4).t()
+    ours, theirs = [weights.clone()], [weights.clone(memory_format=torch.contiguous_format)]
+    assert not ours[0].is_contiguous()
+    for found in (ours, theirs):
+        L1(alpha=0.3).shrink(found, learning_rate=9.0, metric=Scales(found, [moments]).at(0.2, 1e-3))
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_gates_are_torchs(members: int) -> None:
+    """To rounding: sums over outputs and the sigmoids round otherwise."""
+    layer = Gated(torch.nn.Linear(9, 5), 0.4, torch.Generator().manual_seed(0))
+    if members > 1:
+        layer.weight, layer.log_alpha = (torch.nn.Parameter(torch.randn(members, *each.shape)) for each in (layer.weight, layer.log_alpha))
+    u = torch.rand(members, 20)[:, 7:16]
+    gradient = torch.randn_like(layer.weight)
+    found = []
+    for kind in (_OnCpu, _Behind):
+        layer.weight.grad = torch.ones_like(layer.weight)
+        behind = kind(layer, u)
+        behind.hard.prices.copy_(torch.linspace(0, 1, 9))
+        assert layer.folded is not None
+        with torch.no_grad():
+            behind.draw()
+            layer.folded.grad = gradient.clone()
+            behind.add_gradients()
+        assert layer.folded.grad is None
+        found.append([layer.folded.detach(), layer.weight.grad, layer.log_alpha.grad])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert float(ours.std()) > 0
+
+
+def test_gates_that_no_loss_depends_on_have_their_price_alone() -> None:
+    layer = Gated(torch.nn.Linear(9, 5), 0.4, torch.Generator().manual_seed(0))
+    for kind in (_OnCpu, _Behind):
+        layer.weight.grad = None
+        behind = kind(layer, torch.full((1, 9), 0.5))
+        behind.hard.prices.fill_(1.0)
+        with torch.no_grad():
+            behind.draw()
+            behind.add_gradients()
+        assert layer.log_alpha.grad is not None
+        assert bool((layer.log_alpha.grad > 0).all())
+
+
+def test_without_a_folder_it_is_compiled_for_the_process(tmp_path: Path) -> None:
+    """As in an image whose files are not the service's own, and that has no home."""
+    program = (
+        "import sys; sys.dont_write_bytecode = True\n"
+        "from numba.core import caching\n"
+        "caching.FunctionCache._impl_class._locator_classes = []\n"
+        "from tests.tricks.test_fused import test_a_proximal_step_has_the_bits_of_torchs as test, L1, torch\n"
+        "test(L1(alpha=.3), torch.float32, 7)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=240)
+
+
+def test_no_compiler_is_loaded_before_it_is_needed() -> None:
+    program = "import sys, service.app, workers.training.trainer; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=240)
