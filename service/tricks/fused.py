@@ -12,18 +12,18 @@ from typing import Any
 class Kernel:
     """A function over arrays that is compiled at its first call; what is compiled is kept beside this file, or for the process."""
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._compiled: Callable[..., None] | None = None
+        self._compiled: Callable[..., Any] | None = None
 
-    def __call__(self, *arguments: Any) -> None:
+    def __call__(self, *arguments: Any) -> Any:
         """Arrays are written in place; numbers have to have the arrays' type, or the whole is computed in float64."""
         if self._compiled is None:
             self._compiled = _compiled(self._function)
-        self._compiled(*arguments)
+        return self._compiled(*arguments)
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     from numba import njit  # noqa: PLC0415 - loading a compiler takes half a second, and most processes need none
 
     try:

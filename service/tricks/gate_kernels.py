@@ -6,15 +6,21 @@ from typing import Any
 from service.tricks.fused import Kernel
 from service.tricks.sparsity import BETA, EPS, GAMMA, OPENING, STEEPNESS, ZETA
 
+HARDER = math.exp(-OPENING)
+if BETA != 2 / 3:
+    raise AssertionError("these kernels take the power 1 / beta as a product with a square root")
+
 
 @Kernel
 def draw_gates(u: Any, logits: Any, weights: Any, z: Any, sigmoids: Any, folded: Any) -> None:
     """Gates z [K, n] from uniform numbers, the two sigmoids [2, K, n] of their slope, and weights [K, m, n] times gates."""
     for k in range(z.shape[0]):
         for i in range(z.shape[1]):
-            p = min(max(u[k, i], EPS), 1 - EPS)
-            sigmoids[0, k, i] = 1 / (1 + math.exp(-(math.log(p / (1 - p)) + logits[k, i]) / BETA))
-            sigmoids[1, k, i] = 1 / (1 + math.exp(-(logits[k, i] + OPENING)))
+            # exp(-(logit(p) + log_alpha)), whose power of 1 / beta is the first sigmoid's.
+            p, closing = min(max(u[k, i], EPS), 1 - EPS), math.exp(-logits[k, i])
+            odds = closing * (1 - p) / p
+            sigmoids[0, k, i] = 1 / (1 + odds * math.sqrt(odds))
+            sigmoids[1, k, i] = 1 / (1 + closing * HARDER)
             z[k, i] = min(max(sigmoids[0, k, i] * (ZETA - GAMMA) + GAMMA, 0), 1)
         for j in range(weights.shape[1]):
             for i in range(z.shape[1]):

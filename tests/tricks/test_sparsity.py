@@ -114,6 +114,28 @@ def test_a_border_forgets_neighbours_that_moved_away() -> None:
         np.testing.assert_array_equal(found.numpy().ravel(), largest(w, 200))
 
 
+@pytest.mark.parametrize("kept", [1, 5, 12, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_was_there_before_is_kept_aside(kept: int, dtype: torch.dtype, turned: bool) -> None:
+    """Whatever is equal to what, where there are fewer numbers than may stay, and of a tensor that is not side by side in memory."""
+    for values in (torch.randn(3, 4), torch.ones(3, 4), torch.arange(12.0).view(3, 4) // 3, torch.eye(3, 4), torch.zeros(3, 4)):
+        w = values.to(dtype).t() if turned else values.to(dtype)
+        border, dense = Border(w, kept), torch.full((4, 3) if turned else (3, 4), 7.0, dtype=dtype).numpy()
+        before = w.clone(memory_format=torch.contiguous_format)
+        border.project(dense)
+        np.testing.assert_array_equal(dense, before)
+        np.testing.assert_array_equal(w.numpy().ravel(), largest(before, kept))
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_what_is_not_a_number_stays(all_of_them: bool) -> None:
+    w = torch.full((40,), torch.nan) if all_of_them else torch.randn(40).index_fill_(0, torch.tensor([3, 9]), torch.nan)
+    before = w.isnan()
+    Border(w, 10).project()
+    assert w.isnan().equal(before)
+
+
 def test_hard_thresholding_finds_the_best_support() -> None:
     """w <- H_k(w - step g) on a separable quadratic: the k coordinates whose loss would grow most without them (Blumensath and Davies)."""
     stream = np.random.default_rng(0)

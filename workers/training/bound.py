@@ -111,10 +111,8 @@ class Projection(Bound):
             if self._dense is None:
                 self._dense = self._new(optimizer, DENSE)
                 self._pair()
-            for own, dense in self._pairs:
-                dense[...] = own
-            for border in self._borders:
-                border.project()
+            for border, (_, dense) in zip(self._borders, self._pairs, strict=True):
+                border.project(dense)
             if late:
                 self._supports = self._new(optimizer, SUPPORT)
                 for support, own in zip(self._supports, self.places, strict=True):

@@ -5,7 +5,6 @@ dL/dW = z dL/dV, and dL/dz is the sum over the outputs of W dL/dV. What leads fr
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +24,13 @@ class _Behind:
         self.hard = HardConcrete(u)
         self._room = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
         self._read = layer.folded = self._room.detach().requires_grad_()
+        self._learns = layer.weight.requires_grad
 
     def draw(self) -> None:
         """Fresh gates, and the weights times these."""
-        z = self.hard.draw(self.logits.view_as(self.hard.u))
-        torch.mul(self.weight, z.view_as(self.logits).unsqueeze(-2), out=self._room)
+        with torch.no_grad():
+            z = self.hard.draw(self.logits.view_as(self.hard.u))
+            torch.mul(self.weight, z.view_as(self.logits).unsqueeze(-2), out=self._room)
 
     def add_gradients(self) -> None:
         """From dL/dV, which is taken away, to the gradients of weights, added to what they have, and of logits."""
@@ -37,7 +38,7 @@ class _Behind:
         if gradient is None:
             gradient = torch.zeros_like(self._room)
         self.logits.grad = self._left(gradient)
-        if self.weight.requires_grad:
+        if self._learns:
             self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
 
     def _left(self, gradient: Tensor) -> Tensor:
@@ -57,22 +58,19 @@ class _OnCpu(_Behind):
         kept = [u, self._room.view(shape), self._slopes.view(u.shape), self.hard.prices]
         self._u, self._folded, self._each, self._prices = (each.numpy() for each in kept)
         self._z, self._sigmoids = np.empty_like(self._prices), np.empty((2, *u.shape), self._u.dtype)
-        self._at: tuple[int, int] | None = None
-        self._arrays: tuple[Any, Any] = (None, None)
+        self._shape, self._at = shape, (0, 0)
+        self._logits = self._weights = np.empty(0)
 
     def draw(self) -> None:
         at = self.logits.data_ptr(), self.weight.data_ptr()
         if at != self._at:  # a run may put them elsewhere
-            self._at, self._arrays = at, (self._with_members(self.logits), self._with_members(self.weight))
-        draw_gates(self._u, *self._arrays, self._z, self._sigmoids, self._folded)
+            self._at, self._logits = at, self.logits.detach().view(self._u.shape).numpy()
+            self._weights = self.weight.detach().view(self._shape).numpy()
+        draw_gates(self._u, self._logits, self._weights, self._z, self._sigmoids, self._folded)
 
     def _left(self, gradient: Tensor) -> Tensor:
-        leave_gates(self._with_members(gradient), self._arrays[1], self._z, self._sigmoids, self._prices, self._each)
+        leave_gates(gradient.view(self._shape).numpy(), self._weights, self._z, self._sigmoids, self._prices, self._each)
         return self._slopes
-
-    def _with_members(self, tensor: Tensor) -> Any:
-        array = tensor.detach().numpy()
-        return array if self.weight.ndim > 2 else array[None]
 
 
 class Gating:
@@ -95,7 +93,6 @@ class Gating:
             if id(each.logits) in chosen:
                 each.hard.prices[slice(None) if place is None else place] = price
 
-    @torch.no_grad()
     def draw(self, streams: Sequence[torch.Generator]) -> None:
         """Fresh gates for a step, one for all rows of a member's batch."""
         for own, stream in zip(self._own, streams, strict=True):
