@@ -85,9 +85,10 @@ def damage(path: Path, how: str) -> None:
 def test_33_a_damaged_checkpoint_is_not_used(field: Field, which: str, how: str) -> None:
     """The one before it is; with none left the shard begins anew. The log says so."""
     job = field.begun(field.spec(f"damaged-{which}-{how}"), share=0.3)
+    field.strike("trainer", signal.SIGSTOP)
+    until(lambda: settled(field, job))
     with field.paused("worker"):
         kill_trainers(field)
-        time.sleep(0.2)
         record = record_of(field, job)
         for one in (record, record["previous"]) if which == "both" else (record,):
             damage(field.files / one["files"]["weights"]["key"], how)
@@ -97,6 +98,13 @@ def test_33_a_damaged_checkpoint_is_not_used(field: Field, which: str, how: str)
     assert "The one before it is used." in log
     assert ("begins anew" in log) == (which == "both")
     assert ("resumed at epoch" in log) == (which == "newest")
+
+
+def settled(field: Field, job: dict[str, Any]) -> bool:
+    """Whether the worker has heard all that the job's trainer, which stands still, had said: for two heartbeats there is no news."""
+    before = record_of(field, job)
+    time.sleep(1.0)
+    return record_of(field, job) == before
 
 
 def record_of(field: Field, job: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ GATED: dict[str, Any] = {
     "regularizers": [{"type": "l0", "alpha": 0.003}],
     "optimizer": {"type": "adam", "learning_rate": 0.03},
     "epochs": 12,
+    "early_stopping": None,  # the best epoch may be one in which no gate is closed yet
     "ensemble": {"size": 2},
 }
 SHARED: dict[str, Any] = {
