@@ -9,25 +9,25 @@ from collections.abc import Sequence
 
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-TOGETHER = ("tests/chaos", "tests/simulator", "tests/matrix", "tests/temper")
+TOGETHER = ("tests/matrix", "tests/temper")
+APART = ("tests/system", "tests/chaos")
+"""Folders whose legs have nothing in common; their files without a leg start what they need."""
 ALONE = "tests/chaos/test_chaos.py"
-"""Of such a folder, but it starts stacks of its own, and is long."""
-APART = "tests/system"
-"""The folder whose legs have nothing in common; its files without a leg start what they need."""
+"""Of such a folder, but each of its legs starts a stack of its own, and is long."""
 LEGS = ("separate", "embedded")
-FIRST = ("tests/chaos", *(f"{APART}[{leg}]" for leg in LEGS), ALONE, f"{APART}/", "tests/matrix", "tests/test_docs.py", "tests/simulator",
-         "tests/temper", "tests/routes/", "tests/workers/", "tests/training/", "tests/inference/")  # fmt: skip
+FIRST = (*(f"{folder}[{leg}]" for leg in LEGS for folder in reversed(APART)), ALONE, "tests/chaos/", "tests/system/", "tests/matrix",
+         "tests/test_docs.py", "tests/simulator/", "tests/temper", "tests/routes/", "tests/workers/", "tests/training/",
+         "tests/inference/")  # fmt: skip
 """How units begin, the longest first: what begins last should be short. The simulator never waits, and so comes late among them."""
 
 
 def unit(nodeid: str) -> str:
     """The folder, its leg or the file whose tests run in one process."""
     file, _, test = nodeid.partition("::")
-    if file.startswith(f"{APART}/"):
+    folder = next((folder for folder in (ALONE, *APART) if file == folder or file.startswith(f"{folder}/")), None)
+    if folder is not None:
         words = test.partition("[")[2].removesuffix("]").split("-")
-        return next((f"{APART}[{leg}]" for leg in LEGS if leg in words), file)
-    if file == ALONE:
-        return file
+        return next((f"{folder}[{leg}]" for leg in LEGS if leg in words), file)
     return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
 
 

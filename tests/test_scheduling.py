@@ -12,8 +12,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("nodeid", "its"),
     [
-        ("tests/chaos/test_faults.py::test_x[a::b]", "tests/chaos"),
-        ("tests/chaos/test_chaos.py::test_x[embedded]", "tests/chaos/test_chaos.py"),
+        ("tests/matrix/test_matrix.py::test_x[a::b]", "tests/matrix"),
+        ("tests/chaos/test_faults.py::test_x[7]", "tests/chaos/test_faults.py"),
+        ("tests/chaos/test_submits.py::test_x[separate-2-before-the-ring]", "tests/chaos[separate]"),
+        ("tests/chaos/test_chaos.py::test_x[embedded]", "tests/chaos/test_chaos.py[embedded]"),
         ("tests/system/test_images.py::test_y[embedded]", "tests/system[embedded]"),
         ("tests/system/test_images.py::test_y[separate-0.5]", "tests/system[separate]"),
         ("tests/system/test_refusals.py::test_y[{'separate': 1}-embedded]", "tests/system[embedded]"),
