@@ -1,7 +1,5 @@
 """The projection onto tensors with at most k numbers: iterative hard thresholding (Blumensath and Davies 2009), w <- H_k(w - step)."""
 
-import math
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,8 +8,9 @@ from torch import Tensor
 
 from service.tricks.fused import Kernel
 
-NEAR, FAR, LEAST = 1.02, 1e3, 1e-30
-"""How far from the last border the next one is looked for at first and at most, as factors, and what is added to a border of 0."""
+NEAR, FAR, LEAST, MOST = 1.02, 1e3, 1e-30, 300
+"""How far from the last border the next one is looked for at first and at most, as factors; what is added to a border of 0; and how
+often it is looked for."""
 
 
 class Border:
@@ -30,60 +29,52 @@ class Border:
 
     def project(self, dense: Any = None) -> None:
         """Keep the largest of the present values, which an array of their shape gets before."""
-        if dense is not None:
-            dense[...] = self._weight if self._values is None else self._values.reshape(dense.shape)
-        if self._kept >= self._weight.numel():
-            return
-        edge = self._found() if self._values is not None else None
-        if edge is None:
-            self.edge = by_rank(self._weight, self._kept)
+        whole, edge = self._kept >= self._weight.numel(), -1.0
+        if self._values is None or whole:
+            if dense is not None:
+                dense[...] = self._weight
         else:
-            self.edge = edge
-            drop(self._values, self._exact(edge))
-
-    def _found(self) -> float | None:
-        """A border between the sizes of ranks `kept` and `kept` + 1; None if they are equal.
-
-        It goes away from the last one until the right one is in between, then by linear interpolation, every third time to the middle.
-        """
-        low, high, border, factor = (0.0, -1), (math.inf, -1), self.edge, NEAR
-        for tried in count():
-            above = count_above(self._values, self._exact(border))
-            if above == self._kept or (above < self._kept and border == 0.0):
-                return border
-            low, high = ((border, above), high) if above > self._kept else (low, (border, above))
-            if low[1] < 0 or high[1] < 0:
-                border = border * factor + LEAST if above > self._kept else max(border / factor - LEAST, 0.0)
-                factor = min(factor * factor, FAR)
-            else:
-                share = 0.5 if tried % 3 == 2 else (low[1] - self._kept) / (low[1] - high[1])
-                border = low[0] + (high[0] - low[0]) * share
-            border = float(self._exact(border))
-            if not low[0] < border < high[0]:
-                border = float(self._exact((low[0] + high[0]) / 2))
-                if not low[0] < border < high[0]:
-                    return None
-        raise AssertionError("a border is found, or there is none")
-
-    def _exact(self, border: float) -> Any:
-        """As a number of the values' type."""
-        return self._values.dtype.type(border)
+            before = self._values if dense is None else dense.reshape(-1)
+            edge = keep_largest(self._values, before, self._kept, self._values.dtype.type(self.edge))
+        if not whole:
+            self.edge = edge if edge >= 0 else by_rank(self._weight, self._kept)
 
 
 @Kernel
-def count_above(values: Any, border: Any) -> Any:
-    """How many |w| are above a border; counts of 32 bits are counted as many at a time as there are values."""
-    above = np.int32(0)
-    for i in range(values.size):
-        above = np.int32(above + np.int32(abs(values[i]) > border))
-    return above
+def keep_largest(values: Any, before: Any, kept: Any, guess: Any) -> Any:
+    """Set all but the `kept` largest |w| of a flat array to 0, and the other array to what they were before.
 
-
-@Kernel
-def drop(values: Any, border: Any) -> None:
-    """Set |w| up to a border to 0; what is not a number stays, and is seen in the loss."""
-    for i in range(values.size):
-        values[i] = 0 if abs(values[i]) <= border else values[i]
+    Gives the border, or -1 and no change where there is none between two sizes. It goes away from the guess until the right one is in
+    between, then by linear interpolation, every third time to the middle. Counts have 32 bits, as many as there are values in a vector.
+    """
+    before[:] = values
+    low, above_low, high, above_high = values.dtype.type(0), -1, values.dtype.type(np.inf), -1
+    border, factor = guess, NEAR
+    for tried in range(MOST):
+        above: Any = np.int32(0)
+        for i in range(values.size):
+            above = np.int32(above + np.int32(abs(values[i]) > border))
+        if above == kept or (above < kept and border == 0):
+            for i in range(values.size):
+                values[i] = 0 if abs(values[i]) <= border else values[i]  # what is not a number stays, and is seen in the loss
+            return border
+        if above > kept:
+            low, above_low = border, above
+        else:
+            high, above_high = border, above
+        between = above_low >= 0 and above_high >= 0
+        if not between:
+            border = border * factor + LEAST if above > kept else max(border / factor - LEAST, 0)
+            factor = min(factor * factor, FAR)
+        else:
+            share = 0.5 if tried % 3 == 2 else (above_low - kept) / (above_low - above_high)
+            border = low + (high - low) * share
+        border = values.dtype.type(border)
+        if between and not low < border < high:
+            border = values.dtype.type(low + (high - low) / 2)
+            if not low < border < high:
+                break
+    return values.dtype.type(-1)
 
 
 def by_rank(weight: Tensor, kept: int) -> float:
