@@ -10,12 +10,12 @@ DIGITS = b'"dataset": "digits", "architecture": {"type": "mlp", "hidden": [8]}'
 
 
 def quick(path: str, body: bytes, within_s: float) -> object:
-    """The body's answer, which does not take long."""
+    """The body's answer, which takes so long at most, or three times as long on a crowded machine: what is quadratic takes far longer."""
 
     def send(bench: Bench) -> Answer:
         began = time.monotonic()
         answer = posted(path, body)(bench)
-        assert time.monotonic() - began < within_s
+        assert time.monotonic() - began < 3 * within_s
         return answer
 
     return send

@@ -185,8 +185,8 @@ def test_a_crowd_that_catches_up_leaves_room_for_others(http: httpx2.Client, dat
     bodies, waits = asyncio.run(crowd(300))
     assert all(body.count(b"\nid: ") == bodies[0].count(b"\nid: ") > 150 for body in bodies)
     assert all(b"event: end" in body for body in bodies)
-    assert sorted(waits)[5] < 1.0
-    assert max(waits) < 10.0
+    assert sorted(waits)[5] < 3.0
+    assert max(waits) < 30.0
 
 
 def test_who_reads_nothing_holds_no_memory(http: httpx2.Client, database: Database, api: API) -> None:
@@ -232,4 +232,4 @@ def test_streams_and_long_polls_end_when_the_server_does(tmp_path: Path) -> None
         poll.join(10)
         assert polled == [200]
         assert api.process.wait(10) in (0, -signal.SIGTERM)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20

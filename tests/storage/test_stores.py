@@ -253,7 +253,7 @@ def test_a_store_that_is_not_there_is_unavailable(bucket: Bucket, tmp_path: Path
         started = time.monotonic()
         with pytest.raises(DependencyUnavailable, match="ReadTimeoutError"):
             lost.check()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
     monkeypatch.setattr("service.storage.bucket.PATIENT", BRISK)
     lost = elsewhere(bucket, tmp_path)
     for call in (lambda: lost.put("a", tmp_path / "big"), lambda: lost.get("a"), lost.check, lambda: lost.fetch("datasets/ds_a")):

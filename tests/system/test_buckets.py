@@ -87,7 +87,7 @@ def test_training_goes_on_from_a_checkpoint_in_the_bucket(desk: Desk, apart: Apa
     spec: dict[str, Any] = {
         "name": "long",
         "dataset": "digits",
-        "epochs": 1500,
+        "epochs": 900,
         "early_stopping": None,
         "checkpoint_interval_s": 0.1,
         **NET,

@@ -33,7 +33,7 @@ def test_a_cancelled_job_publishes_nothing(desk: Desk, killer: Callable[[], int]
     job = desk.wait(job)
     assert job["state"] == "cancelled"
     assert job["model"] is None
-    assert time.monotonic() - asked < 12
+    assert time.monotonic() - asked < 60
     assert desk.http.post(f"/api/v1/jobs/{job['id']}/cancel").status_code == 200
     assert desk.http.get("/api/v1/models/never").status_code == 404
     assert desk.http.delete(f"/api/v1/jobs/{job['id']}").status_code == 204

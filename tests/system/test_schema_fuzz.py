@@ -33,7 +33,7 @@ ROWS = {"inputs": [[1.5] * 64, [0.0] * 64], "labels": ["1", "2"]}
 # How much work an answer is, which says nothing about its form, and how much is enough.
 WORK, ENOUGH = ("queries", "steps", "restarts", "samples", "n"), 5
 # One in so many of a job's bodies that differ from an example in one value, which are thousands.
-SUBMIT, SHARE = "POST /api/v1/jobs", 1 if os.environ.get("TEMPER_FUZZ") == "whole" else 4
+SUBMIT, SHARE = "POST /api/v1/jobs", 1 if os.environ.get("TEMPER_TEST_FUZZ") == "whole" else 4
 KNOWN = {
     "models": ["plain"], "datasets": ["digits", "diabetes"], "jobs": [JOB],
     "files": ["model.safetensors", "model.onnx", "card.md"],
