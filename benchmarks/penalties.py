@@ -70,7 +70,9 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=200)
     rounds = options.parse_args().rounds
     kinds = {name: Steps(regularizers, rounds) for name, regularizers in PENALTIES.items()}
-    times = {name: [kind.block()][:0] for name, kind in kinds.items()}  # the first blocks warm up
+    for kind in kinds.values():  # warm up
+        kind.block()
+    times: dict[str, list[float]] = {name: [] for name in kinds}
     for number in range(rounds):
         order = list(kinds)
         for name in order[number % len(order) :] + order[: number % len(order)]:

@@ -35,12 +35,12 @@ class Border:
                 dense[...] = self._weight
         else:
             before = self._values if dense is None else dense.reshape(-1)
-            edge = keep_largest(self._values, before, self._kept, self._values.dtype.type(self.edge))
+            edge = keep_largest(self._values, before, self._kept, self.edge)
         if not whole:
             self.edge = edge if edge >= 0 else by_rank(self._weight, self._kept)
 
 
-@Kernel
+@Kernel("f4(f4[::1], f4[::1], i8, f4)")
 def keep_largest(values: Any, before: Any, kept: Any, guess: Any) -> Any:
     """Set all but the `kept` largest |w| of a flat array to 0, and the other array to what they were before.
 
@@ -82,6 +82,6 @@ def by_rank(weight: Tensor, kept: int) -> float:
     flat = weight.view(-1) if weight.is_contiguous() else weight.reshape(-1)
     order = flat.abs().sort(descending=True, stable=True).indices
     edge = float(flat[order[kept]].abs())
-    mask = torch.zeros_like(flat).index_fill_(0, order[:kept], 1.0)
-    weight.mul_(mask.view_as(weight))
+    dropped = torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, order[kept:], True)
+    weight.masked_fill_(dropped.view_as(weight), 0.0)
     return edge

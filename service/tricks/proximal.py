@@ -54,7 +54,7 @@ class Scales:
     def soften(self, shift: float, threshold: float, extra: float) -> bool:
         """All in one pass where there is a kernel for it; whether there was."""
         for weight, moment in self._arrays or ():
-            soften(weight, moment, *map(weight.dtype.type, (shift, threshold, extra)))
+            soften(weight, moment, shift, threshold, extra)
         return self._arrays is not None
 
 

@@ -4,7 +4,6 @@ Gates: hard concrete variables (Louizos, Welling and Kingma 2018, "Learning spar
 regularization"). The projection itself is in `service.tricks.projection`.
 """
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -12,40 +11,35 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from service.tricks.choices import refuse
+from service.tricks.gate_kernels import BETA, EPS, GAMMA, OPENING, STEEPNESS, ZETA
 from service.tricks.penalty import Alpha, OnLayers, Tensors
 from service.tricks.projection import Border
 from service.tricks.proximal import Metric
 from service.values import DropRate
 
-BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
-"""The concrete distribution's temperature, and the interval that it is stretched to before it is clipped to [0, 1]."""
-EPS = 1e-6
-"""How far the uniform numbers stay from 0 and 1."""
-STEEPNESS = (ZETA - GAMMA) / BETA
-"""Of the gate before it is clipped, over s (1 - s)."""
-OPENING = -BETA * math.log(-GAMMA / ZETA)
-"""How far a logit is above that of an even chance to be open."""
-
 
 class HardConcrete:
-    """Hard concrete gates of one shape, drawn again and again from what stands in `u`: uniform numbers in [0, 1)."""
+    """Hard concrete gates, drawn again and again from what stands in `u`: uniform numbers in [0, 1).
 
-    def __init__(self, u: Tensor) -> None:
-        self.u = u
-        self.prices = torch.zeros_like(u, memory_format=torch.contiguous_format)
-        """What each gate costs while it may be open."""
-        self.z = self._s = self._chances = self.prices
+    `prices`: what each gate costs while it may be open.
+    """
+
+    z: Tensor
+    """The last draw."""
+
+    def __init__(self, u: Tensor, prices: Tensor) -> None:
+        self._u, self._prices = u, prices
 
     def draw(self, log_alpha: Tensor) -> Tensor:
         """z = clip(s (zeta - gamma) + gamma, 0, 1) with s = sigmoid((logit(u) + log_alpha) / beta)."""
-        self._s, self._chances = ((torch.logit(self.u, EPS) + log_alpha) / BETA).sigmoid_(), chances(log_alpha)
+        self._s, self._chances = ((torch.logit(self._u, EPS) + log_alpha) / BETA).sigmoid_(), chances(log_alpha)
         self.z = (self._s * (ZETA - GAMMA) + GAMMA).clamp_(0, 1)
         return self.z
 
     def slope(self, upstream: Tensor) -> Tensor:
         """The gradient at the logits that were drawn with: that of z, 0 where the clip holds a gate, and of prices times P(z != 0)."""
         inside = upstream * self._s * (1 - self._s) * STEEPNESS
-        priced = self.prices * self._chances * (1 - self._chances)
+        priced = self._prices * self._chances * (1 - self._chances)
         return torch.where((self.z > 0) & (self.z < 1), inside, 0.0) + priced
 
 

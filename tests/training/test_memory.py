@@ -97,6 +97,22 @@ def test_weights_times_gates_take_memory(bench: Any) -> None:
     assert gated.memory_bytes - plain.memory_bytes == COMPILER_BYTES + 4 * (weights + 14 * others)
 
 
+@pytest.mark.parametrize(
+    ("penalty", "optimizer", "compiled"),
+    [
+        ({"type": "l1", "alpha": 1e-3}, "adam", True),
+        ({"type": "elastic_net", "l1": 1e-3, "l2": 1e-3}, "adamw", True),
+        ({"type": "l1", "alpha": 1e-3}, "sgd", False),
+        ({"type": "l2", "alpha": 1e-3}, "adam", False),
+        ({"type": "l0", "method": "projection", "keep": 0.5}, "sgd", True),
+    ],
+)
+def test_a_compiler_takes_memory_where_there_is_something_to_compile(bench: Any, penalty: Any, optimizer: str, compiled: bool) -> None:
+    fields = {"dataset": "digits", "architecture": {"type": "mlp", "hidden": [8]}, "optimizer": {"type": optimizer}}
+    plain, penalized = (resolve({**fields, "regularizers": r}, bench._source, Settings()).cost.memory_bytes for r in ([], [penalty]))
+    assert penalized - plain == compiled * COMPILER_BYTES
+
+
 def test_a_kill_for_memory_is_told_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel's own count, as the control group shows it."""
     events = tmp_path / "memory.events"

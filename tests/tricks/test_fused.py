@@ -1,6 +1,8 @@
 """What is compiled for a CPU against the same in torch, which other devices use."""
 
 import math
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,10 @@ import torch
 from service.nets.gates import Gated
 from service.tricks.penalties import L1, ElasticNet
 from service.tricks.proximal import Metric, Scales
+from service.tricks.sparsity import chances
 from workers.training.gating import _Behind, _OnCpu
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -37,8 +42,8 @@ def test_what_is_not_side_by_side_in_memory_is_softened_too() -> None:
     weights, moments = torch.randn(6, 4).t(), torch.rand(6, 4).t()
     ours, theirs = [weights.clone()], [weights.clone(memory_format=torch.contiguous_format)]
     assert not ours[0].is_contiguous()
-    for found in (ours, theirs):
-        L1(alpha=0.3).shrink(found, learning_rate=9.0, metric=Scales(found, [moments]).at(0.2, 1e-3))
+    for found, own in ((ours, moments), (theirs, moments.contiguous())):
+        L1(alpha=0.3).shrink(found, learning_rate=9.0, metric=Scales(found, [own]).at(0.2, 1e-3))
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-6, atol=0)
 
 
@@ -54,7 +59,7 @@ def test_gates_are_torchs(members: int) -> None:
     for kind in (_OnCpu, _Behind):
         layer.weight.grad = torch.ones_like(layer.weight)
         behind = kind(layer, u)
-        behind.hard.prices.copy_(torch.linspace(0, 1, 9))
+        behind.prices.copy_(torch.linspace(0, 1, 9))
         assert layer.folded is not None
         with torch.no_grad():
             behind.draw()
@@ -72,26 +77,65 @@ def test_gates_that_no_loss_depends_on_have_their_price_alone() -> None:
     for kind in (_OnCpu, _Behind):
         layer.weight.grad = None
         behind = kind(layer, torch.full((1, 9), 0.5))
-        behind.hard.prices.fill_(1.0)
+        behind.prices.fill_(1.0)
         with torch.no_grad():
             behind.draw()
             behind.add_gradients()
-        assert layer.log_alpha.grad is not None
-        assert bool((layer.log_alpha.grad > 0).all())
+        chance = chances(layer.log_alpha.detach())
+        torch.testing.assert_close(layer.log_alpha.grad, chance * (1 - chance), rtol=1e-5, atol=1e-7)
 
 
-def test_without_a_folder_it_is_compiled_for_the_process(tmp_path: Path) -> None:
-    """As in an image whose files are not the service's own, and that has no home."""
-    program = (
-        "import sys; sys.dont_write_bytecode = True\n"
-        "from numba.core import caching\n"
-        "caching.FunctionCache._impl_class._locator_classes = []\n"
-        "from tests.tricks.test_fused import test_a_proximal_step_has_the_bits_of_torchs as test, L1, torch\n"
-        "test(L1(alpha=.3), torch.float32, 7)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=240)
+def test_what_is_not_a_number_goes_through_gates() -> None:
+    layer = Gated(torch.nn.Linear(9, 5), 0.4, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer.log_alpha[3], layer.weight[2, 7] = math.nan, math.nan
+    for kind in (_OnCpu, _Behind):
+        kind(layer, torch.full((1, 9), 0.5)).draw()
+        assert layer.folded is not None
+        assert layer.folded.isnan().sum() == 5 + 1
+
+
+PROGRAM = """
+import torch
+from service.tricks.penalties import L1
+from service.tricks.proximal import Scales
+w = [torch.tensor([3.0, -0.01])]
+L1(alpha=0.3).shrink(w, learning_rate=9.0, metric=Scales(w, [torch.ones(2)]).at(0.2, 1e-3))
+print(w[0].tolist()[1])
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The sources in a folder of their own, where nothing was compiled."""
+    shutil.copytree(ROOT / "service", tmp_path / "service", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def compiles(installed: Path) -> list[Path]:
+    """What is kept of compiled kernels after a proximal step that had the right answer."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "HOME": str(installed / "home")}
+    command = [sys.executable, "-c", PROGRAM]
+    said = subprocess.run(command, env=environment, cwd=installed, capture_output=True, text=True, timeout=240, check=False)
+    assert said.stdout == "0.0\n", said.stderr
+    assert not (installed / "home").exists()
+    return sorted((installed / "service/tricks/__pycache__").glob("*.nb*"))
+
+
+def test_what_is_compiled_is_kept_beside_its_source_and_its_damage_does_no_harm(installed: Path) -> None:
+    kept = compiles(installed)
+    assert [path.suffix for path in kept] == [".nbc", ".nbi"]
+    for damaged in kept:
+        damaged.write_bytes(b"")
+        compiles(installed)
+
+
+def test_nothing_is_kept_where_python_keeps_nothing(installed: Path) -> None:
+    """As in an image whose sources are not the service's own; here it is a file that is in the way."""
+    (installed / "service/tricks/__pycache__").write_text("")
+    assert compiles(installed) == []
 
 
 def test_no_compiler_is_loaded_before_it_is_needed() -> None:
     program = "import sys, service.app, workers.training.trainer; assert 'numba' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=240)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=240)

@@ -23,7 +23,7 @@ KNOWN = {-2.0: (0.4010, 0.0266), 0.0: (0.8318, 0.1682), 1.5: (0.9568, 0.4754)}
 def test_gates_are_hard_concrete(log_alpha: float) -> None:
     """How often a gate is not closed, and how often it is wide open, of two million draws."""
     u = torch.rand(DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    hard = HardConcrete(u)
+    hard = HardConcrete(u, torch.zeros_like(u))
     z = hard.draw(torch.tensor(log_alpha, dtype=torch.float64))
     found = float(chances(torch.tensor(log_alpha, dtype=torch.float64)))
     wide = 1 / (1 + math.exp(-(log_alpha - BETA * math.log((1 - GAMMA) / (ZETA - 1)))))
@@ -40,7 +40,7 @@ def test_a_gates_slope_is_autograds() -> None:
     s = ((torch.log(u) - torch.log(1 - u) + log_alpha) / BETA).sigmoid()
     z = (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
     (expected,) = torch.autograd.grad((z * upstream).sum(), log_alpha)
-    hard = HardConcrete(u)
+    hard = HardConcrete(u, torch.zeros_like(u))
     torch.testing.assert_close(hard.draw(log_alpha.detach()), z.detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(hard.slope(upstream), expected, rtol=1e-12, atol=1e-12)
     assert 50 < int((expected == 0).sum()) < 450, "some are held at 0 or 1, and some are not"
@@ -55,8 +55,7 @@ def test_the_price_of_gates_is_the_expected_number_of_open_ones() -> None:
     expected = (log_alpha - BETA * math.log(-GAMMA / ZETA)).sigmoid()
     assert float(value.detach()) == pytest.approx(0.3 * float((expected.sum() + expected[:5].sum()).detach()), rel=1e-12)
     (slope,) = torch.autograd.grad(penalty.value([log_alpha]), log_alpha)
-    hard = HardConcrete(torch.full_like(log_alpha, 0.5).detach())
-    hard.prices.fill_(0.3)
+    hard = HardConcrete(torch.full_like(log_alpha, 0.5).detach(), torch.full_like(log_alpha, 0.3).detach())
     hard.draw(log_alpha.detach())
     found = hard.slope(torch.zeros_like(slope))
     torch.testing.assert_close(found, slope, rtol=1e-12, atol=1e-15)
@@ -126,6 +125,25 @@ def test_what_was_there_before_is_kept_aside(kept: int, dtype: torch.dtype, turn
         border.project(dense)
         np.testing.assert_array_equal(dense, before)
         np.testing.assert_array_equal(w.numpy().ravel(), largest(before, kept))
+        assert not w.signbit()[w == 0].any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e-36])
+def test_what_is_remembered_changes_no_bit(scale: float) -> None:
+    """Of numbers that fade away too, signs of zeros included, and whether the border was right before or far away."""
+    values = torch.randn(60, generator=torch.Generator().manual_seed(0)) * scale
+    torch.set_flush_denormal(True)
+    try:
+        found = []
+        for edge in (0.0, float(values.abs().sort().values[40]), 7.0, 1e-38):
+            w = values.clone()
+            border = Border(w, 20)
+            border.edge = edge
+            border.project()
+            found.append(w)
+    finally:
+        torch.set_flush_denormal(False)
+    assert all(w.view(torch.int32).equal(found[0].view(torch.int32)) for w in found)
 
 
 @pytest.mark.parametrize("all_of_them", [False, True])

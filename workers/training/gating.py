@@ -12,7 +12,7 @@ from torch import Tensor
 
 from service.nets.gates import Gated
 from service.nets.network import Network
-from service.tricks.gate_kernels import draw_gates, leave_gates
+from service.tricks.gate_kernels import draw_gates, pass_back
 from service.tricks.sparsity import HardConcrete
 
 
@@ -21,15 +21,16 @@ class _Behind:
 
     def __init__(self, layer: Gated, u: Tensor) -> None:
         self.weight, self.logits = layer.weight, layer.log_alpha
-        self.hard = HardConcrete(u)
+        self.prices = torch.zeros_like(u, memory_format=torch.contiguous_format)
+        """What each gate costs while it may be open."""
         self._room = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
         self._read = layer.folded = self._room.detach().requires_grad_()
-        self._learns = layer.weight.requires_grad
+        self._hard = HardConcrete(u, self.prices)
 
     def draw(self) -> None:
         """Fresh gates, and the weights times these."""
         with torch.no_grad():
-            z = self.hard.draw(self.logits.view_as(self.hard.u))
+            z = self._hard.draw(self.logits.view_as(self.prices))
             torch.mul(self.weight, z.view_as(self.logits).unsqueeze(-2), out=self._room)
 
     def add_gradients(self) -> None:
@@ -37,39 +38,41 @@ class _Behind:
         gradient, self._read.grad = self._read.grad, None
         if gradient is None:
             gradient = torch.zeros_like(self._room)
-        self.logits.grad = self._left(gradient)
-        if self._learns:
-            self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
+        self.logits.grad = self._passed_back(gradient)
+        self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
 
-    def _left(self, gradient: Tensor) -> Tensor:
+    def _passed_back(self, gradient: Tensor) -> Tensor:
         """The logits' gradient; dL/dV becomes dL/dW."""
         upstream = (gradient * self.weight).sum(-2)
-        gradient.mul_(self.hard.z.view_as(self.logits).unsqueeze(-2))
-        return self.hard.slope(upstream.view_as(self.hard.u)).view_as(self.logits)
+        gradient.mul_(self._hard.z.view_as(self.logits).unsqueeze(-2))
+        return self._hard.slope(upstream.view_as(self.prices)).view_as(self.logits)
 
 
 class _OnCpu(_Behind):
-    """The same in two passes over the weights."""
+    """The same in two passes over the weights; no number depends on its place, nor on the other members."""
 
     def __init__(self, layer: Gated, u: Tensor) -> None:
         super().__init__(layer, u)
-        shape = (len(u), *layer.weight.shape[-2:])
+        self._shape = (len(u), *layer.weight.shape[-2:])
         self._slopes = torch.empty_like(layer.log_alpha)
-        kept = [u, self._room.view(shape), self._slopes.view(u.shape), self.hard.prices]
-        self._u, self._folded, self._each, self._prices = (each.numpy() for each in kept)
-        self._z, self._sigmoids = np.empty_like(self._prices), np.empty((2, *u.shape), self._u.dtype)
-        self._shape, self._at = shape, (0, 0)
-        self._logits = self._weights = np.empty(0)
+        kept = (u, self._room.view(self._shape), self._slopes.view(u.shape), self.prices)
+        self._drawn, self._folded, self._slopes_of, self._prices = (each.numpy() for each in kept)
+        self._u = self._drawn if self._drawn.flags.c_contiguous else np.empty_like(self._prices)
+        self._z, self._sigmoids = np.empty_like(self._prices), np.empty((2, *u.shape), self._prices.dtype)
+        self._at = (0, 0)
+        self._logits = self._weights = self._z
 
     def draw(self) -> None:
         at = self.logits.data_ptr(), self.weight.data_ptr()
         if at != self._at:  # a run may put them elsewhere
-            self._at, self._logits = at, self.logits.detach().view(self._u.shape).numpy()
+            self._at, self._logits = at, self.logits.detach().view(self._prices.shape).numpy()
             self._weights = self.weight.detach().view(self._shape).numpy()
+        if self._u is not self._drawn:
+            self._u[:] = self._drawn
         draw_gates(self._u, self._logits, self._weights, self._z, self._sigmoids, self._folded)
 
-    def _left(self, gradient: Tensor) -> Tensor:
-        leave_gates(gradient.view(self._shape).numpy(), self._weights, self._z, self._sigmoids, self._prices, self._each)
+    def _passed_back(self, gradient: Tensor) -> Tensor:
+        pass_back(gradient.view(self._shape).numpy(), self._weights, self._z, self._sigmoids, self._prices, self._slopes_of)
         return self._slopes
 
 
@@ -91,7 +94,7 @@ class Gating:
         chosen = {id(each) for each in logits}
         for each in self._behind:
             if id(each.logits) in chosen:
-                each.hard.prices[slice(None) if place is None else place] = price
+                each.prices[slice(None) if place is None else place] = price
 
     def draw(self, streams: Sequence[torch.Generator]) -> None:
         """Fresh gates for a step, one for all rows of a member's batch."""
