@@ -1,4 +1,4 @@
-"""The estimate of a job's memory beside the peak of its trainers, over 30 specs by HTTP: python -m benchmarks.memory [--only WORD]
+"""The estimate of a job's memory beside the peak of its trainers, over 32 specs by HTTP: python -m benchmarks.memory [--only WORD]
 
 The estimate is that of `jobs:validate`; the peak is the largest resident set (VmHWM, the kernel's own high-water mark) of any trainer
 of the job, those that train and the one that publishes. What a memory map shows of a dataset's file is not counted as a need, and the
@@ -28,6 +28,7 @@ MLP, CNN = {"type": "mlp"}, {"type": "cnn"}
 FGSM = {"method": "fgsm", "epsilon": 8.0}
 PGD = {"method": "pgd", "epsilon": 8.0, "steps": 3}
 SGD = {"type": "sgd", "learning_rate": 0.01, "momentum": 0.9}
+KEEP = {"type": "l0", "method": "projection", "keep": 0.1}
 ROWS = 1000
 
 
@@ -44,7 +45,9 @@ def specs() -> list[tuple[str, Answer]]:
         ("mlp members", "digits", {**MLP, "hidden": [256, 128]}, {"ensemble": {"size": 16}, "batch_size": 512}),
         ("mlp batch norm", "pictures", {**MLP, "hidden": [512] * 20, "batch_norm": True}, {"batch_size": 800}),
         ("mlp full batch", "table", {**MLP, "hidden": [256, 256]}, {"batch_size": "full"}),
-        ("mlp table", "table", {**MLP, "hidden": [64, 64]}, {"regularizers": [{"type": "l1", "alpha": 1e-4}]}),
+        ("mlp compiled l1", "table", {**MLP, "hidden": [64, 64]}, {"regularizers": [{"type": "l1", "alpha": 1e-4}]}),
+        ("mlp compiled gates", "digits", {**MLP, "hidden": [256, 128]}, {"regularizers": [{"type": "l0", "alpha": 1e-3}]}),
+        ("mlp compiled projection", "pictures", {**MLP, "hidden": [512]}, {"regularizers": [KEEP]}),
         ("cnn small", "digits", {**CNN, "channels": [16, 32]}, {}),
         ("cnn", "pictures", {**CNN, "channels": [32, 64]}, {"batch_size": 128}),
         ("cnn batch", "pictures", {**CNN, "channels": [32, 64]}, {"batch_size": 512}),
