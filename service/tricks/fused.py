@@ -49,7 +49,7 @@ def _compiled(function: Function, signature: str) -> tuple[Function, Function]:
         try:
             return njit(signature, error_model="numpy", cache=True)(function), other
         except Exception:
-            pass
+            pass  # what was kept is damaged, or the disk is full: nothing was computed yet
     return njit(signature, error_model="numpy")(function), other
 
 
